@@ -1,0 +1,5 @@
+"""`python -m kadds` is the command `kadds`."""
+
+from kadds.cli.main import main
+
+main()

@@ -1,0 +1,330 @@
+"""What a change is: `ChangeBatch`, the operations, control records, and whole transactions on their way to the log.
+
+Rows are Arrow columns; nothing here is per row. The three states of a cell:
+
+* **given**: the value in `values`, where NULL is a value too;
+* **not given**: its bit in `not_given` is set (unchanged TOAST, minimal images): neither NULL nor a value;
+* **given as text**: the column's type cannot hold it (NaN in numeric(12,2)): the typed cell is null, and `as_text` of
+  the row has an entry (column number, text).
+
+An update is two rows, `before` then `after`, where the source gives a before image, otherwise one. A delete is a row
+with `before` set. A truncate is a row whose cells are all not given.
+
+Order. Within one append every change and every control record has an **ordinal**: 0, 1, 2, … without holes, in the
+order of the source's commits. The log gives offset = base + ordinal; that is why no code sorts or counts rows to
+number them."""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from enum import IntEnum, StrEnum
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from kadds.api.errors import UnknownInputError
+from kadds.api.schema import Table, TableSet
+
+
+class Op(IntEnum):
+    """The operations, as the code points of Debezium's letters."""
+
+    CREATE = ord("c")
+    UPDATE = ord("u")
+    DELETE = ord("d")
+    READ = ord("r")  # a row found by a snapshot
+    TRUNCATE = ord("t")
+
+    @property
+    def letter(self) -> str:
+        """`c`, `u`, `d`, `r` or `t`."""
+        return chr(self)
+
+
+class ControlKind(StrEnum):
+    """What a control record says. A reader that meets another kind stops."""
+
+    PROGRESS = "progress"  # the source has moved on to `position`; nothing captured up to there is missing
+    SCHEMA = "schema"  # from here on the stream has the table's columns of `table`
+    SNAPSHOT_BEGIN = "snapshot-begin"  # rows of generation `generation` follow
+    SNAPSHOT_END = "snapshot-end"  # generation `generation` is complete
+    GAP = "gap"  # changes between two positions are missing, `reason` says why
+    STOPPED = "stopped"  # the stream takes no changes until `resumed`
+    RESUMED = "resumed"
+    HEARTBEAT = "heartbeat"  # written by Kadds itself, to measure the whole way
+    PLAN = "plan"  # a delivery that has been decided and not yet finished
+
+
+NOT_GIVEN_TYPE = pa.binary()  # bit i (least significant first) of the bytes: column i is not given; NULL: all are given
+AS_TEXT_TYPE = pa.list_(pa.struct([pa.field("column", pa.int16()), pa.field("text", pa.string())]))
+
+#: The facts of transactions, one row each, in commit order. `rows` counts its changes and control records.
+TRANSACTIONS = pa.schema(
+    [
+        pa.field("sequence", pa.binary()),  # rises byte-wise within the producer; what is not above the last is dropped
+        pa.field("rows", pa.uint32()),
+        pa.field("sort_key", pa.binary()),  # of the position, in the lineage of the append
+        pa.field("token", pa.string()),
+        pa.field("xid", pa.string()),
+        pa.field("committed_at", pa.timestamp("us", "UTC")),
+        pa.field("origin", pa.string()),  # where the change was first made, so that pairs do not loop
+    ]
+)
+
+#: The columns that a history (append sinks, files) carries behind the table's own. A public format.
+HISTORY = pa.schema(
+    [
+        pa.field("_kadds_op", pa.string()),
+        pa.field("_kadds_offset", pa.int64()),
+        pa.field("_kadds_xid", pa.string()),
+        pa.field("_kadds_committed_at", pa.timestamp("us", "UTC")),
+        pa.field("_kadds_position", pa.string()),
+        pa.field("_kadds_image", pa.string()),  # before | after
+        pa.field("_kadds_not_given", pa.list_(pa.string())),
+    ]
+)
+
+
+@dataclass(frozen=True, eq=False)
+class ChangeBatch:
+    """Many changes of one stream under one schema version; or of many streams of one shape, by `table_numbers`.
+
+    All arrays have one length. `table_numbers` (int32, null-free) points into `tables.tables` and is None where there
+    is one table. `before`, `not_given` and `as_text` are None where no row has any.
+    """
+
+    tables: TableSet
+    ordinals: pa.Array  # uint32, strictly rising
+    ops: pa.Array  # uint8, values of Op
+    values: pa.RecordBatch  # columns of the table, in its order
+    table_numbers: pa.Array | None = None
+    before: pa.Array | None = None  # bool
+    not_given: pa.Array | None = None  # NOT_GIVEN_TYPE
+    as_text: pa.Array | None = None  # AS_TEXT_TYPE
+
+    def __post_init__(self) -> None:
+        rows = self.values.num_rows
+        for name in ("ordinals", "ops", "table_numbers", "before", "not_given", "as_text"):
+            array = getattr(self, name)
+            if array is not None and len(array) != rows:
+                raise UnknownInputError(f"{name} has {len(array)} entries for {rows} rows of {self._where()}")
+        if self.table_numbers is None and len(self.tables.tables) != 1:
+            raise UnknownInputError(f"rows of {len(self.tables.tables)} tables need table_numbers")
+        expected = self.tables.tables[0].arrow_schema
+        if self.values.schema.names != expected.names or self.values.schema.types != expected.types:
+            raise UnknownInputError(
+                f"rows of {self._where()} have columns {self.values.schema.to_string()} where the table has "
+                f"{expected.to_string()}"
+            )
+
+    def _where(self) -> str:
+        first = self.tables.tables[0].qualified_name
+        return first if len(self.tables.tables) == 1 else f"{first} and {len(self.tables.tables) - 1} more"
+
+    def __len__(self) -> int:
+        return self.values.num_rows
+
+    @property
+    def table(self) -> Table:
+        """The one table; UnknownInputError where the batch carries several."""
+        if len(self.tables.tables) != 1:
+            raise UnknownInputError("this batch carries several tables")
+        return self.tables.tables[0]
+
+    def slice(self, start: int, stop: int) -> ChangeBatch:
+        """The rows from `start` up to `stop`, without copying."""
+        length = stop - start
+
+        def cut(array: pa.Array | None) -> pa.Array | None:
+            return None if array is None else array.slice(start, length)
+
+        return replace(
+            self,
+            ordinals=cut(self.ordinals),
+            ops=cut(self.ops),
+            values=self.values.slice(start, length),
+            table_numbers=cut(self.table_numbers),
+            before=cut(self.before),
+            not_given=cut(self.not_given),
+            as_text=cut(self.as_text),
+        )
+
+    @classmethod
+    def of(
+        cls,
+        table: Table,
+        ops: Op | Sequence[Op] | pa.Array,
+        values: pa.RecordBatch,
+        *,
+        first_ordinal: int = 0,
+        before: pa.Array | None = None,
+        not_given: pa.Array | None = None,
+        as_text: pa.Array | None = None,
+    ) -> ChangeBatch:
+        """Changes of one table whose ordinals follow one another from `first_ordinal`."""
+        rows = values.num_rows
+        if isinstance(ops, Op):
+            ops = pa.array(np.full(rows, int(ops), np.uint8))
+        elif not isinstance(ops, pa.Array):
+            ops = pa.array([int(op) for op in ops], pa.uint8())
+        ordinals = pa.array(np.arange(first_ordinal, first_ordinal + rows, dtype=np.uint32))
+        return cls(TableSet.of(table), ordinals, ops, values, None, before, not_given, as_text)
+
+
+@dataclass(frozen=True)
+class Control:
+    """A control record: takes an ordinal (and so an offset) between the changes.
+
+    `table` is the stream it speaks of, None where it speaks of the source as a whole. `facts` is a JSON object; which
+    fields it has is said beside each kind.
+    """
+
+    kind: ControlKind
+    ordinal: int
+    table: Table | None = None
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class Transactions:
+    """Whole transactions of one producer, in commit order.
+
+    `facts` has the schema `TRANSACTIONS`; the sum of its `rows` is the number of ordinals, each of which is a change
+    or a control record. `lineage` is that of every position in `facts`.
+    """
+
+    facts: pa.RecordBatch
+    changes: tuple[ChangeBatch, ...] = ()
+    controls: tuple[Control, ...] = ()
+    lineage: str = ""
+
+    def __post_init__(self) -> None:
+        if self.facts.schema != TRANSACTIONS:
+            raise UnknownInputError(
+                f"transactions need the columns of TRANSACTIONS, not {self.facts.schema.to_string()}"
+            )
+        held = sum(map(len, self.changes)) + len(self.controls)
+        if held != self.rows:
+            raise UnknownInputError(f"the transactions announce {self.rows} rows and hold {held}")
+
+    @property
+    def rows(self) -> int:
+        """How many ordinals there are: changes and control records."""
+        return int(np.sum(self.facts.column("rows").to_numpy(), dtype=np.int64)) if self.facts.num_rows else 0
+
+    def nbytes(self) -> int:
+        """The bytes that the values take in memory, for budgets."""
+        return sum(batch.values.nbytes for batch in self.changes) + 256 * (len(self.changes) + len(self.controls))
+
+    @classmethod
+    def one(
+        cls,
+        sequence: bytes,
+        changes: Iterable[ChangeBatch] = (),
+        controls: Iterable[Control] = (),
+        *,
+        lineage: str = "",
+        sort_key: bytes | None = None,
+        token: str = "",
+        xid: str | None = None,
+        committed_at: Any = None,
+        origin: str | None = None,
+    ) -> Transactions:
+        """A single transaction; `committed_at` is a datetime or microseconds since 1970 UTC."""
+        changes, controls = tuple(changes), tuple(controls)
+        row = {
+            "sequence": sequence,
+            "rows": sum(map(len, changes)) + len(controls),
+            "sort_key": sequence if sort_key is None else sort_key,
+            "token": token,
+            "xid": xid,
+            "committed_at": committed_at,
+            "origin": origin,
+        }
+        facts = pa.RecordBatch.from_pylist([row], schema=TRANSACTIONS)
+        return cls(facts, changes, controls, lineage)
+
+    def encode(self) -> bytes:
+        """The bytes that cross from a source's process to the engine's: a JSON head, then Arrow IPC streams.
+
+        Layout: u32 length of the head; the head; for each length in `head.lengths` an Arrow IPC stream: first the
+        facts, then one a batch, whose columns are those of `ChangeBatch` in order and whose absent ones are left out.
+        """
+        parts = [_to_ipc(self.facts)]
+        heads: list[dict[str, Any]] = []
+        for batch in self.changes:
+            present = {name: getattr(batch, name) for name in _ARRAYS if getattr(batch, name) is not None}
+            columns = [*present.values(), *batch.values.columns]
+            names = [*present, *batch.values.schema.names]
+            parts.append(_to_ipc(pa.RecordBatch.from_arrays(columns, names=names)))
+            heads.append({"tables": [table.to_json() for table in batch.tables.tables], "arrays": list(present)})
+        controls = [
+            {"kind": c.kind, "ordinal": c.ordinal, "table": c.table and c.table.to_json(), "facts": dict(c.facts)}
+            for c in self.controls
+        ]
+        head = json.dumps(
+            {"lineage": self.lineage, "batches": heads, "controls": controls, "lengths": [len(part) for part in parts]}
+        ).encode()
+        return b"".join([struct.pack("<I", len(head)), head, *parts])
+
+    @classmethod
+    def decode(cls, data: bytes) -> Transactions:
+        """What `encode` wrote."""
+        (length,) = struct.unpack_from("<I", data)
+        head = json.loads(data[4 : 4 + length])
+        start = 4 + length
+        batches = []
+        for size in head["lengths"]:
+            batches.append(_from_ipc(pa.py_buffer(data).slice(start, size)))
+            start += size
+        changes = []
+        for plain, rows in zip(head["batches"], batches[1:], strict=True):
+            tables = TableSet(tuple(Table.from_json(table) for table in plain["tables"]))
+            count = len(plain["arrays"])
+            arrays = dict(zip(plain["arrays"], rows.columns[:count], strict=True))
+            values = pa.RecordBatch.from_arrays(rows.columns[count:], schema=tables.tables[0].arrow_schema)
+            changes.append(ChangeBatch(tables, values=values, **arrays))
+        controls = tuple(
+            Control(ControlKind(c["kind"]), c["ordinal"], c["table"] and Table.from_json(c["table"]), c["facts"])
+            for c in head["controls"]
+        )
+        return cls(batches[0], tuple(changes), controls, head["lineage"])
+
+
+_ARRAYS = ("ordinals", "ops", "table_numbers", "before", "not_given", "as_text")
+
+
+def _to_ipc(batch: pa.RecordBatch) -> bytes:
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, batch.schema) as writer:
+        writer.write_batch(batch)
+    return sink.getvalue().to_pybytes()
+
+
+def _from_ipc(data: pa.Buffer) -> pa.RecordBatch:
+    with pa.ipc.open_stream(data) as reader:
+        return reader.read_next_batch()
+
+
+def not_given_bitmap(columns: Iterable[int], count: int) -> bytes:
+    """The `not_given` cell that says that `columns` (by number) of `count` columns are not given."""
+    bits = bytearray((count + 7) // 8)
+    for column in columns:
+        bits[column // 8] |= 1 << (column % 8)
+    return bytes(bits)
+
+
+def given_mask(not_given: pa.Array | None, column: int, rows: int) -> np.ndarray[Any, np.dtype[np.bool_]]:
+    """For each of `rows` rows whether `column` (by number) is given; whoever reads a cell asks here first."""
+    mask = np.ones(rows, np.bool_)
+    if not_given is None or not_given.null_count == rows:
+        return mask
+    present = np.flatnonzero(not_given.is_valid().to_numpy(zero_copy_only=False))
+    offsets = np.frombuffer(not_given.buffers()[1], np.int32, rows + 1, not_given.offset * 4)
+    data = np.frombuffer(not_given.buffers()[2], np.uint8)
+    mask[present] = (data[offsets[present] + column // 8] >> (column % 8)) & 1 == 0
+    return mask
