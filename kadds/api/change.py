@@ -126,7 +126,7 @@ class ChangeBatch:
         return first if len(self.tables.tables) == 1 else f"{first} and {len(self.tables.tables) - 1} more"
 
     def __len__(self) -> int:
-        return self.values.num_rows
+        return int(self.values.num_rows)
 
     @property
     def table(self) -> Table:
@@ -218,7 +218,7 @@ class Transactions:
 
     def nbytes(self) -> int:
         """The bytes that the values take in memory, for budgets."""
-        return sum(batch.values.nbytes for batch in self.changes) + 256 * (len(self.changes) + len(self.controls))
+        return int(sum(batch.values.nbytes for batch in self.changes)) + 256 * (len(self.changes) + len(self.controls))
 
     @classmethod
     def one(
@@ -302,7 +302,7 @@ def _to_ipc(batch: pa.RecordBatch) -> bytes:
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, batch.schema) as writer:
         writer.write_batch(batch)
-    return sink.getvalue().to_pybytes()
+    return bytes(sink.getvalue())
 
 
 def _from_ipc(data: pa.Buffer) -> pa.RecordBatch:

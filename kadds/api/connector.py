@@ -58,7 +58,7 @@ class Resume:
 
 @dataclass(frozen=True)
 class Appended:
-    """What became of an append: the offsets [first_offset, end_offset) it took, and how many transactions were repeats."""
+    """What became of an append: the offsets [first_offset, end_offset) it took, how many transactions were repeats."""
 
     first_offset: int
     end_offset: int

@@ -42,7 +42,7 @@ class StreamChanges:
     as_text: pa.Array | None = None
 
     def __len__(self) -> int:
-        return self.values.num_rows
+        return int(self.values.num_rows)
 
 
 @dataclass(frozen=True)

@@ -51,5 +51,5 @@ class Stream:
 
     @property
     def label(self) -> str:
-        """The name, with the incarnation where it is not the first: unique in the log, and the key of a sink's cursor."""
+        """The name, with the incarnation where it is not the first: unique in the log, the key of a sink's cursor."""
         return self.name if self.incarnation == 1 else f"{self.name}@{self.incarnation}"
