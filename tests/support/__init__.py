@@ -1,0 +1,1 @@
+"""What tests share: servers, waiting, the rule for CI. One file per concern."""
