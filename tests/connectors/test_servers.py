@@ -8,6 +8,9 @@ import sqlalchemy
 from tests.support import servers
 from tests.support.servers import DatabaseServer, MariadbServer, OwnServer, PostgresServer
 
+OWN_POSTGRES = pytest.mark.own_server("postgres")
+OWN_MARIADB = pytest.mark.own_server("mariadb")
+
 
 def _run(url: str, *statements: str) -> list[tuple[object, ...]]:
     engine = sqlalchemy.create_engine(url, poolclass=sqlalchemy.pool.NullPool)
@@ -48,12 +51,11 @@ def test_a_database_is_dropped_though_a_transaction_is_open_in_it(request: pytes
     left_open.close()
 
 
-@pytest.mark.own_server
 @pytest.mark.parametrize(
     ("kind", "settings", "show"),
     [
-        (PostgresServer, {"wal_level": "logical"}, "SHOW wal_level"),
-        (MariadbServer, {"log_bin": "binlog", "binlog_format": "ROW"}, "SELECT @@log_bin"),
+        pytest.param(PostgresServer, {"wal_level": "logical"}, "SHOW wal_level", marks=OWN_POSTGRES, id="postgres"),
+        pytest.param(MariadbServer, {"log_bin": "binlog"}, "SELECT @@log_bin", marks=OWN_MARIADB, id="mariadb"),
     ],
 )
 def test_a_killed_server_comes_back_on_its_port_with_what_was_committed(
@@ -79,10 +81,12 @@ def test_a_killed_server_comes_back_on_its_port_with_what_was_committed(
         left_open.close()
 
 
-@pytest.mark.own_server
 @pytest.mark.parametrize(
     ("kind", "show"),
-    [(PostgresServer, "SHOW max_connections"), (MariadbServer, "SELECT @@max_connections")],
+    [
+        pytest.param(PostgresServer, "SHOW max_connections", marks=OWN_POSTGRES, id="postgres"),
+        pytest.param(MariadbServer, "SELECT @@max_connections", marks=OWN_MARIADB, id="mariadb"),
+    ],
 )
 def test_a_restart_takes_new_settings_and_the_folder_goes_with_the_server(kind: type[OwnServer], show: str) -> None:
     with kind() as server:
@@ -95,7 +99,7 @@ def test_a_restart_takes_new_settings_and_the_folder_goes_with_the_server(kind: 
     assert not Path(f"/proc/{pid}").exists()
 
 
-@pytest.mark.own_server
+@OWN_POSTGRES
 def test_a_server_that_cannot_start_says_why() -> None:
     server = PostgresServer({"shared_buffers": "nonsense"})
     with pytest.raises(servers.ServerStartError, match="shared_buffers"), server:

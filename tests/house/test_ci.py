@@ -22,8 +22,14 @@ def _run_pytest(folder: Path, ci: str, *arguments: str) -> subprocess.CompletedP
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
 
 
-@pytest.mark.parametrize("workers", ["0", "1"])
-@pytest.mark.parametrize("skipping", [SKIPS, SKIPS_AS_MODULE])
+@pytest.mark.parametrize(
+    ("skipping", "workers"),
+    [
+        pytest.param(SKIPS, "0", id="test"),
+        pytest.param(SKIPS_AS_MODULE, "0", id="module"),
+        pytest.param(SKIPS, "1", id="test-in-a-worker"),
+    ],
+)
 def test_a_skip_fails_the_run_in_ci_only(tmp_path: Path, skipping: str, workers: str) -> None:
     (tmp_path / "test_one.py").write_text(PASSES)
     (tmp_path / "test_two.py").write_text(skipping)

@@ -5,7 +5,8 @@ per kind lives as long as the session. A test that kills or configures a server 
 `MariadbServer`; such tests bear the marker `own_server`.
 
 `KADDS_TEST_POSTGRES_URL` and `KADDS_TEST_MARIADB_URL` name running servers (with a user who may create databases);
-then nothing is started and nothing needs to be installed.
+then nothing is started and nothing needs to be installed. `own_server` may name what it needs:
+`@pytest.mark.own_server("postgres")`; without a name it needs both.
 
 Neither server runs as root, so as root everything below the server's folder belongs to the packages' own user. The
 folder is made directly in /tmp, whatever TMPDIR says: a socket's path ends at 107 bytes, and the user must reach it.
@@ -52,7 +53,7 @@ class DatabaseServer:
         self.admin_url = admin_url
 
     def execute(self, *statements: str) -> list[tuple[object, ...]]:
-        """Runs each statement by itself, outside a transaction, as CREATE DATABASE wants it; returns the last's rows."""
+        """Runs each statement outside a transaction, as CREATE DATABASE wants it; returns the rows of the last."""
         rows: list[tuple[object, ...]] = []
         engine = sqlalchemy.create_engine(
             self.admin_url, isolation_level="AUTOCOMMIT", poolclass=sqlalchemy.pool.NullPool
@@ -99,10 +100,11 @@ class OwnServer(DatabaseServer, ABC):
     settings: dict[str, str]
 
     def __init__(self, settings: Mapping[str, str] | None = None, *, fsync: bool = False) -> None:
+        self._programs = self.find_programs()
         self.settings = dict(settings or {})
         self.fsync = fsync
         self.port = 0
-        self.folder = Path(tempfile.mkdtemp(prefix=f"kadds-{self.name}-", dir="/tmp"))  # noqa: S108 - see the module
+        self.folder = Path(tempfile.mkdtemp(prefix=f"kadds-{self.name}-", dir="/tmp"))  # the module says why
         self._process: subprocess.Popen[bytes] | None = None
         super().__init__("")
 
@@ -148,8 +150,12 @@ class OwnServer(DatabaseServer, ABC):
             with self.log_path.open("ab") as log:
                 self._process = subprocess.Popen(
                     [*self._as_user(), *self._command()],
-                    cwd=self.folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
-                )  # fmt: skip
+                    cwd=self.folder,
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    start_new_session=True,
+                )
             if wait_until(self._answers_or_ended, START_TIMEOUT_SECONDS, f"{self.name} to answer") == "answers":
                 return
             said = self.log_path.read_bytes()[log_start:].decode(errors="replace")
@@ -232,6 +238,11 @@ class OwnServer(DatabaseServer, ABC):
             said = (done.stdout + done.stderr).decode(errors="replace")
             raise ServerStartError(f"{command[0]} ended with code {done.returncode}:\n{said[-4000:]}")
 
+    @classmethod
+    @abstractmethod
+    def find_programs(cls) -> dict[str, str]:
+        """The paths of `server` and `initialise`; ServerMissingError where they are not installed."""
+
     @abstractmethod
     def _initialise(self) -> None: ...
 
@@ -251,16 +262,21 @@ class PostgresServer(OwnServer):
     name = "postgres"
     user = "postgres"
 
-    def __init__(self, settings: Mapping[str, str] | None = None, *, fsync: bool = False) -> None:
-        self._binaries = _postgres_binaries()
-        super().__init__(settings, fsync=fsync)
+    @classmethod
+    def find_programs(cls) -> dict[str, str]:
+        """Debian keeps the servers of each version apart, off the PATH; the newest is taken."""
+        installed = [folder for folder in Path("/usr/lib/postgresql").glob("*/bin") if (folder / "initdb").exists()]
+        if installed:
+            newest = max(installed, key=lambda folder: float(folder.parent.name))
+            return {"server": str(newest / "postgres"), "initialise": str(newest / "initdb")}
+        return {"server": _program("postgres"), "initialise": _program("initdb")}
 
     def _initialise(self) -> None:
         password_file = self.folder / "password"
         password_file.write_text(PASSWORD)
         password_file.chmod(0o644)  # the folder itself is closed
         self._run(
-            str(self._binaries / "initdb"),
+            self._programs["initialise"],
             f"--pgdata={self.folder / 'data'}",
             "--username=postgres",
             f"--pwfile={password_file}",
@@ -281,7 +297,7 @@ class PostgresServer(OwnServer):
             **self.settings,
         }
         options = [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
-        return [str(self._binaries / "postgres"), "-D", str(self.folder / "data"), *options]
+        return [self._programs["server"], "-D", str(self.folder / "data"), *options]
 
     def _admin_url(self) -> str:
         return f"postgresql+psycopg://postgres:{PASSWORD}@127.0.0.1:{self.port}/postgres"
@@ -296,10 +312,13 @@ class MariadbServer(OwnServer):
     name = "mariadb"
     user = "mysql"
 
-    def __init__(self, settings: Mapping[str, str] | None = None, *, fsync: bool = False) -> None:
-        self._server = _program("mariadbd", "mysqld")
-        self._install = _program("mariadb-install-db", "mysql_install_db")
-        super().__init__(settings, fsync=fsync)
+    @classmethod
+    def find_programs(cls) -> dict[str, str]:
+        """Distributions before MariaDB 10.5 and some others still have the old names."""
+        return {
+            "server": _program("mariadbd", "mysqld"),
+            "initialise": _program("mariadb-install-db", "mysql_install_db"),
+        }
 
     def _initialise(self) -> None:
         users = self.folder / "users.sql"
@@ -309,7 +328,7 @@ class MariadbServer(OwnServer):
         )
         users.chmod(0o644)  # the folder itself is closed
         self._run(
-            self._install,
+            self._programs["initialise"],
             "--no-defaults",
             f"--datadir={self.folder / 'data'}",
             "--auth-root-authentication-method=normal",
@@ -334,7 +353,7 @@ class MariadbServer(OwnServer):
             **{name.replace("_", "-"): value for name, value in self.settings.items()},
         }
         options = [f"--{name}={value}" for name, value in settings.items()]
-        return [self._server, "--no-defaults", f"--datadir={self.folder / 'data'}", *options]
+        return [self._programs["server"], "--no-defaults", f"--datadir={self.folder / 'data'}", *options]
 
     def _admin_url(self) -> str:
         return f"mariadb+pymysql://kadds:{PASSWORD}@127.0.0.1:{self.port}/mysql"
@@ -360,14 +379,6 @@ def _program(*names: str) -> str:
     raise ServerMissingError(f"{names[0]} is not installed (`make test` installs it as root)")
 
 
-def _postgres_binaries() -> Path:
-    """Debian keeps the servers of each version apart, off the PATH; the newest is taken."""
-    installed = [folder for folder in Path("/usr/lib/postgresql").glob("*/bin") if (folder / "initdb").exists()]
-    if installed:
-        return max(installed, key=lambda folder: float(folder.parent.name))
-    return Path(_program("initdb")).parent
-
-
 def _process_state(pid: int) -> tuple[str, int] | None:
     """State letter and parent of a process, from what stands behind its name in /proc; None when it is gone."""
     try:
@@ -387,15 +398,22 @@ def _children(pid: int) -> list[int]:
     return [other for other in others if (found := _process_state(other)) is not None and found[1] == pid]
 
 
-def _server(variable: str, kind: type[OwnServer]) -> Iterator[DatabaseServer]:
-    url = os.environ.get(variable)
+KINDS: dict[str, type[OwnServer]] = {"postgres": PostgresServer, "mariadb": MariadbServer}
+
+
+def _variable(name: str) -> str:
+    return f"KADDS_TEST_{name.upper()}_URL"
+
+
+def _server(name: str) -> Iterator[DatabaseServer]:
+    url = os.environ.get(_variable(name))
     if url:
         yield DatabaseServer(url)
         return
     try:
-        server = kind()
+        server = KINDS[name]()
     except ServerMissingError as error:
-        pytest.skip(f"{error}, and {variable} is not set")
+        pytest.skip(f"{error}, and {_variable(name)} is not set")
     with server:
         yield server
 
@@ -409,13 +427,13 @@ def _database(server: DatabaseServer) -> Iterator[str]:
 @pytest.fixture(scope="session")
 def postgres_server() -> Iterator[DatabaseServer]:
     """The session's PostgreSQL."""
-    yield from _server("KADDS_TEST_POSTGRES_URL", PostgresServer)
+    yield from _server("postgres")
 
 
 @pytest.fixture(scope="session")
 def mariadb_server() -> Iterator[DatabaseServer]:
     """The session's MariaDB."""
-    yield from _server("KADDS_TEST_MARIADB_URL", MariadbServer)
+    yield from _server("mariadb")
 
 
 @pytest.fixture
@@ -431,10 +449,27 @@ def mariadb_database(mariadb_server: DatabaseServer) -> Iterator[str]:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leaves out the tests that kill servers where all servers are somebody else's; pytest counts them as deselected."""
-    if not all(os.environ.get(f"KADDS_TEST_{name}_URL") for name in ("POSTGRES", "MARIADB")):
-        return
-    left_out = [item for item in items if item.get_closest_marker("own_server")]
+    """Leaves out tests that kill a server where the server is somebody else's, and skips them where there is none.
+
+    What is left out is counted in the closing line ("deselected") and is no skip: there is nothing to install.
+    """
+    missing: dict[str, str] = {}
+    for name, kind in KINDS.items():
+        try:
+            kind.find_programs()
+        except ServerMissingError as error:
+            missing[name] = str(error)
+    foreign = {name for name in KINDS if os.environ.get(_variable(name))}
+    left_out = []
+    for item in items:
+        marker = item.get_closest_marker("own_server")
+        if marker is None:
+            continue
+        needed = marker.args or tuple(KINDS)
+        if foreign.intersection(needed):
+            left_out.append(item)
+        elif absent := [missing[name] for name in needed if name in missing]:
+            item.add_marker(pytest.mark.skip(reason="; ".join(absent)))
     if left_out:
         config.hook.pytest_deselected(items=left_out)
         items[:] = [item for item in items if item not in left_out]
