@@ -23,11 +23,13 @@ $(BIN)/python:
 	$(PYTHON) -m venv --without-pip .venv
 
 .venv/installed: pyproject.toml constraints.txt | $(BIN)/python
-	$(INSTALL) --editable '.[polling]'
+	@echo "Installing Kadds into .venv"
+	@$(INSTALL) --editable '.[polling]'
 	@touch $@
 
 .venv/installed-dev: pyproject.toml constraints.txt | $(BIN)/python
-	$(INSTALL) --editable '.[dev]'
+	@echo "Installing Kadds, its tests and its tools into .venv"
+	@$(INSTALL) --editable '.[dev]'
 	@touch .venv/installed $@
 
 dev: .venv/installed-dev ## make .venv with Kadds, its tests and its tools
