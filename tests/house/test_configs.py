@@ -28,18 +28,16 @@ def _environment(paths: list[Path]) -> dict[str, str]:
     return {name: _dummy(name) for name in re.findall(r"\$\{([A-Za-z_]\w*)(?=\}|:-|:\?)", text)}
 
 
-def test_there_are_examples() -> None:
-    assert WHOLE
-
-
-@pytest.mark.parametrize("path", WHOLE, ids=lambda path: path.name)
+@pytest.mark.parametrize("path", WHOLE or [FOLDER / "one-at-least.yml"], ids=lambda path: path.name)
 def test_an_example_loads(path: Path) -> None:
     from kadds import config
 
     assert config.load(path, environment=_environment(EXAMPLES)) is not None
 
 
-@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: str(path.relative_to(FOLDER)))
+@pytest.mark.parametrize(
+    "path", EXAMPLES or [FOLDER / "one-at-least.yml"], ids=lambda path: str(path.relative_to(FOLDER))
+)
 def test_an_example_tells_editors_its_schema(path: Path) -> None:
     lines = path.read_text(encoding="utf-8").splitlines()
     assert any(re.match(r"# yaml-language-server: \$schema=\S+", line) for line in lines)
