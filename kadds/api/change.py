@@ -25,6 +25,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from kadds.api.errors import UnknownInputError
 from kadds.api.schema import Table, TableSet
@@ -328,3 +329,17 @@ def given_mask(not_given: pa.Array | None, column: int, rows: int) -> np.ndarray
     data = np.frombuffer(not_given.buffers()[2], np.uint8)
     mask[present] = (data[offsets[present] + column // 8] >> (column % 8)) & 1 == 0
     return mask
+
+
+def text_cells(as_text: pa.Array | None) -> dict[int, tuple[np.ndarray[Any, np.dtype[np.int64]], pa.Array]]:
+    """The cells given as text by column number: the numbers of their rows, and their texts."""
+    if as_text is None or len(as_text) == as_text.null_count:
+        return {}
+    rows = pc.list_parent_indices(as_text).to_numpy()
+    entries = as_text.flatten()
+    columns, texts = entries.field("column").to_numpy(), entries.field("text")
+    found = {}
+    for column in np.unique(columns):
+        places = np.flatnonzero(columns == column)
+        found[int(column)] = (rows[places], texts.take(pa.array(places)))
+    return found

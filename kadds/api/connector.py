@@ -338,6 +338,39 @@ class Target:
     version: int = 0
 
 
+_IN_WORDS = {
+    KeyKind.SINGLE: "a table with a key of one column",
+    KeyKind.COMPOSITE: "a table with a key of several columns",
+    KeyKind.NONE: "a table without a key",
+}
+
+
+def missing_abilities(abilities: SinkAbilities, target: Target, events: Iterable[Event]) -> list[Finding]:
+    """One error for each of `events` that the sink cannot do to `target`; one alone where it can do nothing at all.
+
+    A sink calls it in `check` without events, since it does not know the source; the engine with the source's.
+    """
+    key, wanted = KeyKind.of(target.table), frozenset(events)
+    where = f"{target.stream} -> {target.name}"
+    possible = {event for event, mode, kind in abilities.cells if (mode, kind) == (target.mode, key)}
+    if not possible:
+        message = f"this sink has no mode {target.mode.value} for {_IN_WORDS[key]}"
+        hint = "it has: " + (", ".join(mode.value for mode in Mode if mode in abilities.modes) or "nothing")
+        if key is KeyKind.NONE and target.mode in abilities.modes:
+            hint = "give the table a key, or use mode `append`"
+        return [Finding(Level.ERROR, where, message, hint)]
+    return [
+        Finding(
+            Level.ERROR,
+            where,
+            f"this sink has no {event.value} in mode {target.mode.value} for {_IN_WORDS[key]}",
+            "leave the table out, or choose another sink or mode",
+        )
+        for event in Event
+        if event in wanted and event not in possible
+    ]
+
+
 @dataclass(frozen=True, eq=False)
 class Truncate:
     """Empty the target."""

@@ -13,6 +13,7 @@ from functools import cached_property
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from kadds.api.errors import UnknownInputError
 
@@ -58,6 +59,19 @@ def type_from_text(text: str) -> pa.DataType:
         make = pa.decimal128 if match[1] == "128" else pa.decimal256
         return make(int(match[2]), int(match[3]))
     raise UnknownInputError(f"{text!r} is not a type of the log")
+
+
+def decimal_text(values: pa.Array) -> pa.Array:
+    """The exact text of decimals with every digit of their scale: `0.0000000001`, where Arrow itself says `1E-10`."""
+    kind = values.type
+    if kind.scale <= 0:
+        return values.cast(pa.decimal256(min(kind.precision - kind.scale, 76), 0)).cast(pa.string())
+    make = pa.decimal128 if kind.bit_width == 128 else pa.decimal256
+    unscaled = values.view(make(kind.precision, 0)).cast(pa.string())
+    magnitude = pc.utf8_lpad(pc.utf8_ltrim(unscaled, "-"), kind.scale + 1, "0")
+    signed = pc.if_else(pc.starts_with(unscaled, "-"), pc.binary_join_element_wise("-", magnitude, ""), magnitude)
+    whole = pc.utf8_slice_codeunits(signed, 0, -kind.scale)
+    return pc.binary_join_element_wise(whole, pc.utf8_slice_codeunits(signed, -kind.scale), ".")
 
 
 @dataclass(frozen=True)
