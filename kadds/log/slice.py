@@ -1,16 +1,24 @@
-"""What a reader gets: slices of the log, in offset order, each with all that is needed to deliver its changes."""
+"""What a reader gets: slices of the log, in offset order, each with all that is needed to deliver its changes.
+
+A slice holds its rows by shape (`blocks`), which costs the same for one stream and for a hundred thousand; `changes`
+cuts them into one batch a stream for those who deliver stream by stream.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from kadds.api.change import TRANSACTIONS, ControlKind
 from kadds.api.position import Cursor
 from kadds.api.schema import Table
+from kadds.log.block import Block
 from kadds.log.stream import Stream
 
 #: The facts of transactions in a slice: those of the API, and where in the log each begins and who appended it.
@@ -47,13 +55,24 @@ class StreamChanges:
 
 @dataclass(frozen=True)
 class LoggedControl:
-    """A control record in the log. `table` is the stream's table from here on, for kind `schema`."""
+    """A control record in the log. `table` is the stream's table from here on, for kind `schema`.
+
+    `kind` is plain text where the log holds a kind that this version does not know: its reader stops.
+    """
 
     offset: int
     stream: Stream
-    kind: ControlKind
+    kind: ControlKind | str
     table: Table | None = None
     facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class LoggedBlock:
+    """Rows of one shape, sorted by stream and offset; `offsets` stands for the block's places."""
+
+    block: Block
+    offsets: npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,11 +87,49 @@ class Slice:
     end_offset: int
     cursor: Cursor
     transactions: pa.RecordBatch  # LOGGED_TRANSACTIONS, in offset order
-    changes: tuple[StreamChanges, ...] = ()
+    stream_of: Callable[[int], Stream] = field(repr=False)
+    blocks: tuple[LoggedBlock, ...] = ()
     controls: tuple[LoggedControl, ...] = ()
     whole: bool = True
 
     @property
     def rows(self) -> int:
         """How many changes it holds."""
-        return sum(map(len, self.changes))
+        return sum(len(logged.offsets) for logged in self.blocks)
+
+    @cached_property
+    def changes(self) -> tuple[StreamChanges, ...]:
+        """The rows, one batch a stream and schema version, in the order of their first offsets."""
+        first_offsets = self.transactions.column("first_offset").to_numpy()
+        found = [changes for logged in self.blocks for changes in self._cut(logged, first_offsets)]
+        found.sort(key=lambda changes: changes.offsets[0].as_py())
+        return tuple(found)
+
+    def _cut(self, logged: LoggedBlock, first_offsets: npt.NDArray[np.int64]) -> list[StreamChanges]:
+        block = logged.block
+        numbers = pa.array((np.searchsorted(first_offsets, logged.offsets, "right") - 1).astype(np.int32))
+        offsets = pa.array(logged.offsets)
+        starts = block.starts()
+        by_number = {layout.number: layout for layout in block.layouts_used}
+        changes = []
+        for i, (stream_id, layout) in enumerate(zip(block.streams.tolist(), block.layouts.tolist(), strict=True)):
+            start, length = int(starts[i]), int(block.counts[i])
+            stream = self.stream_of(stream_id)
+
+            def cut(array: pa.Array | None, start: int = start, length: int = length) -> pa.Array | None:
+                return None if array is None else array.slice(start, length)
+
+            changes.append(
+                StreamChanges(
+                    stream,
+                    by_number[layout].table_of(stream),
+                    offsets.slice(start, length),
+                    block.ops.slice(start, length),
+                    block.values.slice(start, length),
+                    numbers.slice(start, length),
+                    cut(block.before),
+                    cut(block.not_given),
+                    cut(block.as_text),
+                )
+            )
+        return changes

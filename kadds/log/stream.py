@@ -27,10 +27,17 @@ def stream_name(source: str, table: Table | None) -> str:
 
 def qualified_name(name: str) -> str:
     """`schema.table` as the source writes it, out of a stream's name."""
-    return ".".join(unquote(part) for part in name.rsplit("/", 1)[1].split("."))
+    schema, table = table_names(name)
+    return f"{schema}.{table}" if schema else table
 
 
-@dataclass(frozen=True)
+def table_names(name: str) -> tuple[str | None, str]:
+    """Schema (None where the source has none) and table, out of a stream's name."""
+    parts = [unquote(part) for part in name.rsplit("/", 1)[1].split(".")]
+    return (None, parts[0]) if len(parts) == 1 else (parts[0], parts[1])
+
+
+@dataclass(frozen=True, slots=True)
 class Stream:
     """One stream: `id` is its number in this log, `name` what people call it."""
 

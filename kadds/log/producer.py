@@ -1,0 +1,562 @@
+"""Producers: what appends to the log, each under its own rising sequence.
+
+The log keeps each producer's last sequence and resume state in the entry of the changes themselves, so both are
+durable or neither is. What is not above the last sequence is dropped before it gets offsets.
+"""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from kadds.api.change import TRANSACTIONS, ChangeBatch, Control, Transactions
+from kadds.api.connector import Appended, Resume
+from kadds.api.errors import DataError, FencedError, KaddsError, UnknownInputError
+from kadds.api.schema import TableSet
+from kadds.log.block import Block, concatenate, runs
+from kadds.log.dictionary import Dictionary
+from kadds.log.frame import EntryKind
+from kadds.log.writer import Pending, Writer
+
+ENTRY_BYTES_MAX = 8 << 20
+
+
+@dataclass(frozen=True)
+class ProducerState:
+    """What the log durably knows of a producer."""
+
+    epoch: int
+    sequence: bytes
+    resume: bytes
+
+    def to_json(self) -> list[Any]:
+        """For a checkpoint."""
+        return [self.epoch, self.sequence.hex(), self.resume.hex()]
+
+    @classmethod
+    def from_json(cls, plain: Sequence[Any]) -> ProducerState:
+        """What `to_json` wrote."""
+        return cls(plain[0], bytes.fromhex(plain[1]), bytes.fromhex(plain[2]))
+
+
+class Producers:
+    """The producers of a log: their durable state, and who holds each now."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._durable: dict[str, ProducerState] = {}
+        self._holders: dict[str, LogProducer] = {}
+        self._transactions = itertools.count(1)
+
+    def claim(
+        self, source: str, name: str, writer: Writer, dictionary: Dictionary, value_bytes_max: int
+    ) -> LogProducer:
+        """A new holder, under the next epoch; the old one is fenced and its open transaction dies."""
+        full_name = f"{source}/{name}"
+        with self._lock:
+            state, old = self._durable.get(full_name), self._holders.get(full_name)
+            epoch = max(state.epoch if state else 0, old.epoch if old else 0) + 1
+            new = LogProducer(self, source, name, epoch, writer, dictionary, value_bytes_max)
+            self._holders[full_name] = new
+        if old is not None:
+            old.fence()  # and waits for what it has queued, which the new holder must not repeat
+        new.resume()
+        return new
+
+    def durable(self, full_name: str) -> ProducerState | None:
+        """What is on disk of a producer."""
+        with self._lock:
+            return self._durable.get(full_name)
+
+    def next_transaction(self) -> int:
+        """A number for a transaction that comes in pieces."""
+        return next(self._transactions)
+
+    def published(self, head: Mapping[str, Any], resume: bytes) -> None:
+        """A commit of a producer is on disk."""
+        if head.get("sequence") is not None:
+            with self._lock:
+                self._durable[head["producer"]] = ProducerState(
+                    head["producer_epoch"], bytes.fromhex(head["sequence"]), resume
+                )
+
+    def checkpoint(self) -> dict[str, Any]:
+        """All of it, as JSON."""
+        with self._lock:
+            return {name: state.to_json() for name, state in self._durable.items()}
+
+    def restore(self, checkpoint: Mapping[str, Any]) -> None:
+        """Begin with what `checkpoint` gave."""
+        with self._lock:
+            self._durable = {name: ProducerState.from_json(plain) for name, plain in checkpoint.items()}
+
+
+class LogProducer:
+    """See `kadds.api.connector.Producer`. One thread at a time uses it; the writer's thread reports failures to it."""
+
+    def __init__(
+        self,
+        producers: Producers,
+        source: str,
+        name: str,
+        epoch: int,
+        writer: Writer,
+        dictionary: Dictionary,
+        value_bytes_max: int,
+    ) -> None:
+        self._producers = producers
+        self._source = source
+        self._name = name
+        self.epoch = epoch
+        self._writer = writer
+        self._dictionary = dictionary
+        self._value_bytes_max = value_bytes_max
+        self._refusal: KaddsError | None = None
+        self._fenced = False
+        self._open: LogTransaction | None = None
+        self._last_future: Future[Appended] | None = None
+        self._sequence: bytes | None = None
+
+    @property
+    def name(self) -> str:
+        """Unique within the source."""
+        return self._name
+
+    @property
+    def full_name(self) -> str:
+        """`tenant/source/name`."""
+        return f"{self._source}/{self._name}"
+
+    def resume(self) -> Resume | None:
+        """The last that is on disk; after a refused append this is where to begin again."""
+        self._check_fence()
+        self._drain()
+        self._refusal = None
+        durable = self._producers.durable(self.full_name)
+        self._sequence = durable.sequence if durable else None
+        return Resume(durable.sequence, durable.resume) if durable else None
+
+    def _drain(self) -> None:
+        """Wait until what this producer has queued is on disk or refused."""
+        if self._last_future is not None:
+            self._last_future.exception()
+            self._last_future = None
+
+    def fence(self) -> None:
+        """A newer holder exists. Returns when what this one has queued is on disk or refused."""
+        self._writer.exclusively(self._set_fenced)
+        self._drain()
+        if self._open is not None:
+            self._open.kill()
+
+    def _set_fenced(self) -> None:
+        self._fenced = True
+
+    def failed(self, error: KaddsError) -> None:
+        """The writer refused everything that was queued."""
+        self._refusal = error
+
+    def _check(self) -> None:
+        self._check_fence()
+        if self._refusal is not None:
+            raise self._refusal
+
+    def _check_fence(self) -> None:
+        if self._fenced:
+            raise FencedError(
+                f"producer {self.full_name} has been claimed anew",
+                where=self.full_name,
+                hint="this holder is out of date and must stop",
+            )
+
+    def append(self, transactions: Transactions, resume: bytes) -> Future[Appended]:
+        """Add whole transactions; repeats are dropped. See the interface."""
+        self._check()
+        if self._open is not None:
+            raise UnknownInputError(f"producer {self.full_name} has an open transaction; commit or abort it first")
+        sequences = transactions.facts.column("sequence")
+        _check_rising(sequences, self.full_name)
+        repeated = self._count_repeats(sequences)
+        cut = int(np.sum(transactions.facts.column("rows").to_numpy()[:repeated], dtype=np.int64)) if repeated else 0
+        if repeated == len(sequences):
+            return self._all_repeated(repeated)
+        rows = transactions.rows - cut
+        _check_ordinals(transactions)
+        pending = self._commit_pending(
+            sequences[-1].as_py(), resume, transactions.lineage, transactions.facts.slice(repeated), rows
+        )
+        pending.repeated = repeated
+        changes = [_behind(batch, cut) for batch in transactions.changes] if cut else transactions.changes
+        controls = [control for control in transactions.controls if control.ordinal >= cut]
+        if transactions.nbytes() > ENTRY_BYTES_MAX:
+            self._submit_pieces(pending, changes, controls, cut, rows)
+        else:
+            self._fill(pending, changes, controls, -cut)
+            self._submit(pending)
+        self._sequence = sequences[-1].as_py()
+        return pending.future
+
+    def _count_repeats(self, sequences: pa.Array) -> int:
+        last = self._sequence
+        if last is None or not len(sequences) or sequences[0].as_py() > last:
+            return 0
+        low, high = 0, len(sequences)
+        while low < high:
+            middle = (low + high) // 2
+            if sequences[middle].as_py() <= last:
+                low = middle + 1
+            else:
+                high = middle
+        return low
+
+    def _all_repeated(self, repeated: int) -> Future[Appended]:
+        """A future that is done once the transactions that these repeat are on disk themselves."""
+        future: Future[Appended] = Future()
+        before = self._last_future
+
+        def done(earlier: Future[Appended] | None) -> None:
+            if earlier is not None and (error := earlier.exception()) is not None:
+                future.set_exception(error)
+            else:
+                end = earlier.result().end_offset if earlier is not None else 0
+                future.set_result(Appended(end, end, repeated))
+
+        if before is None:
+            done(None)
+        else:
+            before.add_done_callback(done)
+        return future
+
+    def _commit_pending(
+        self, sequence: bytes, resume: bytes, lineage: str, facts: pa.RecordBatch, rows: int
+    ) -> Pending:
+        head = {
+            "producer": self.full_name,
+            "producer_epoch": self.epoch,
+            "sequence": sequence.hex(),
+            "lineage": lineage,
+        }
+        return Pending(EntryKind.COMMIT, head, rows, resume, facts, appender=self)
+
+    def _fill(self, pending: Pending, changes: Sequence[ChangeBatch], controls: Sequence[Control], shift: int) -> None:
+        """Give `pending` its rows; `shift` is added to every ordinal."""
+        for batch in changes:
+            self._check_values(batch)
+        built = build_blocks(self._source, changes, self._dictionary, shift)
+        pending.blocks, pending.layouts = built.blocks, built.layouts
+        streams = list(built.streams)
+        plain = []
+        for control in controls:
+            if control.table is None:
+                stream, layout = self._dictionary.source_stream(self._source).id, None
+            else:
+                resolved = self._dictionary.resolve(self._source, TableSet.of(control.table))
+                stream, layout = int(resolved.ids[0]), int(resolved.layout_numbers[0])
+                pending.layouts |= {layout}
+            streams.append(np.array([stream], np.int64))
+            plain.append([control.ordinal + shift, stream, str(control.kind), layout, dict(control.facts)])
+        if plain:
+            pending.head["controls"] = plain
+        pending.streams = streams
+        pending.encode()
+
+    def _submit(self, pending: Pending) -> None:
+        def still() -> None:
+            self._check()
+            self._last_future = pending.future
+
+        self._writer.submit(pending, still)
+
+    def _submit_pieces(
+        self, commit: Pending, changes: Sequence[ChangeBatch], controls: Sequence[Control], cut: int, rows: int
+    ) -> None:
+        """An append over the size of an entry: fragments of successive ordinals, then the commit."""
+        size = sum(batch.values.nbytes for batch in changes)
+        step = max(1, int(rows * (ENTRY_BYTES_MAX // 2) / max(size, 1)))
+        commit.transaction = self._producers.next_transaction()
+        for start in range(0, rows, step):
+            low, high = cut + start, cut + min(start + step, rows)
+            part = [piece for batch in changes if len(piece := _between(batch, low, high))]
+            inside = [control for control in controls if low <= control.ordinal < high]
+            self._submit_fragment(commit.transaction, part, inside, high - low, -cut)
+        commit.encode()
+        self._submit(commit)
+
+    def _submit_fragment(
+        self, transaction: int, changes: Sequence[ChangeBatch], controls: Sequence[Control], rows: int, shift: int
+    ) -> None:
+        head = {"producer": self.full_name, "producer_epoch": self.epoch, "transaction": transaction}
+        pending = Pending(EntryKind.FRAGMENT, head, rows, transaction=transaction, appender=self)
+        self._fill(pending, changes, controls, shift)
+        self._submit(pending)
+
+    def _check_values(self, batch: ChangeBatch) -> None:
+        if batch.values.nbytes <= self._value_bytes_max:
+            return
+        for name, column in zip(batch.values.schema.names, batch.values.columns, strict=True):
+            if pa.types.is_string(column.type) or pa.types.is_binary(column.type):
+                longest = pc.max(pc.binary_length(column)).as_py() or 0
+                if longest > self._value_bytes_max:
+                    where = batch.tables.tables[0].qualified_name
+                    raise DataError(
+                        f"a value of {longest} bytes in column {name} is over max_value_bytes, {self._value_bytes_max}",
+                        where=f"{self._source}/{where}",
+                        hint="raise log.max_value_bytes, or leave the column out",
+                    )
+
+    def begin(self, xid: str) -> LogTransaction:
+        """Start a transaction that comes in pieces."""
+        self._check()
+        if self._open is not None:
+            raise UnknownInputError(f"producer {self.full_name} already has an open transaction")
+        self._open = LogTransaction(self, self._producers.next_transaction(), xid)
+        return self._open
+
+
+class LogTransaction:
+    """See `kadds.api.connector.OpenTransaction`."""
+
+    def __init__(self, producer: LogProducer, number: int, xid: str) -> None:
+        self._producer = producer
+        self._number = number
+        self._xid = xid
+        self._rows = 0
+        self._held: list[ChangeBatch] = []
+        self._held_controls: list[Control] = []
+        self._held_rows = 0
+        self._held_bytes = 0
+        self._fragments = 0
+        self._ended = False
+
+    def add(self, changes: Sequence[ChangeBatch], controls: Sequence[Control] = ()) -> None:
+        """Add rows; small additions are gathered, so that a small transaction is one commit without fragments."""
+        self._check()
+        shift = self._held_rows
+        for batch in changes:
+            size = batch.values.nbytes
+            if size > ENTRY_BYTES_MAX // 2 and len(batch) > 1 and not controls and len(changes) == 1:
+                step = max(1, len(batch) * (ENTRY_BYTES_MAX // 2) // size)
+                for start in range(0, len(batch), step):
+                    piece = batch.slice(start, min(start + step, len(batch)))
+                    self._hold(piece, shift)
+                    shift = self._flush_if_large(shift)
+            else:
+                self._hold(batch, shift)
+        self._held_controls += [_shifted_control(control, shift) for control in controls]
+        self._held_rows += len(controls)
+        self._flush_if_large(0)
+
+    def _hold(self, batch: ChangeBatch, shift: int) -> None:
+        self._held.append(_shifted(batch, shift) if shift else batch)
+        self._held_rows += len(batch)
+        self._held_bytes += batch.values.nbytes
+
+    def _flush_if_large(self, shift: int) -> int:
+        if self._held_bytes < ENTRY_BYTES_MAX // 2:
+            return shift
+        flushed = self._held_rows
+        self._producer._submit_fragment(self._number, self._held, self._held_controls, flushed, self._rows)
+        self._rows += flushed
+        self._fragments += 1
+        self._held, self._held_controls, self._held_rows, self._held_bytes = [], [], 0, 0
+        return shift - flushed
+
+    def commit(
+        self,
+        sequence: bytes,
+        resume: bytes,
+        *,
+        lineage: str = "",
+        sort_key: bytes | None = None,
+        token: str = "",
+        committed_at: Any = None,
+        origin: str | None = None,
+    ) -> Future[Appended]:
+        """End it: only now it takes offsets."""
+        self._check()
+        producer = self._producer
+        if producer._sequence is not None and sequence <= producer._sequence:
+            self.abort()
+            return producer._all_repeated(1)
+        facts = pa.RecordBatch.from_pylist(
+            [
+                {
+                    "sequence": sequence,
+                    "rows": self._rows + self._held_rows,
+                    "sort_key": sequence if sort_key is None else sort_key,
+                    "token": token,
+                    "xid": self._xid,
+                    "committed_at": committed_at,
+                    "origin": origin,
+                }
+            ],
+            schema=TRANSACTIONS,
+        )
+        pending = producer._commit_pending(sequence, resume, lineage, facts, self._rows + self._held_rows)
+        if self._fragments:
+            if self._held_rows:
+                producer._submit_fragment(self._number, self._held, self._held_controls, self._held_rows, self._rows)
+            pending.transaction = self._number
+            pending.encode()
+        else:
+            producer._fill(pending, self._held, self._held_controls, 0)
+        producer._submit(pending)
+        producer._sequence = sequence
+        self._end()
+        return pending.future
+
+    def abort(self) -> None:
+        """Forget it."""
+        if not self._ended:
+            self._end()
+            self.kill()
+
+    def kill(self) -> None:
+        """Tell the journal that the fragments are dead; a refused journal knows already."""
+        self._ended = True
+        if self._fragments:
+            head = {"producer": self._producer.full_name, "transaction": self._number}
+            pending = Pending(EntryKind.ABORT, head, 0, transaction=self._number)
+            pending.encode()
+            try:
+                self._producer._writer.submit(pending)
+            except KaddsError:
+                return  # the log has failed or is closing: a restart drops open fragments anyway
+
+    def _end(self) -> None:
+        self._ended = True
+        self._producer._open = None
+        self._held, self._held_controls = [], []
+
+    def _check(self) -> None:
+        self._producer._check()
+        if self._ended:
+            raise UnknownInputError("the transaction has ended")
+
+
+# ---------------------------------------------------------------------------------------------- rows into blocks
+
+
+@dataclass(frozen=True)
+class Built:
+    """Blocks, and what they use."""
+
+    blocks: list[Block]
+    streams: list[npt.NDArray[np.int64]]
+    layouts: frozenset[int]
+
+
+def build_blocks(source: str, changes: Sequence[ChangeBatch], dictionary: Dictionary, shift: int) -> Built:
+    """One block a shape, rows sorted by stream and ordinal; `shift` is added to the ordinals."""
+    by_shape: dict[Any, list[Block]] = {}
+    streams: list[npt.NDArray[np.int64]] = []
+    layouts: set[int] = set()
+    for batch in changes:
+        if not len(batch):
+            continue
+        block = _block(source, batch, dictionary, shift)
+        by_shape.setdefault(batch.tables.shape, []).append(block)
+        streams.append(block.streams)
+        layouts.update(layout.number for layout in block.layouts_used)
+    return Built([_joined(blocks) for blocks in by_shape.values()], streams, frozenset(layouts))
+
+
+def _block(source: str, batch: ChangeBatch, dictionary: Dictionary, shift: int) -> Block:
+    resolved = dictionary.resolve(source, batch.tables)
+    places = batch.ordinals
+    if shift:
+        places = pa.array((places.to_numpy().astype(np.int64) + shift).astype(np.uint32))
+    if batch.table_numbers is None:
+        rows = np.array([len(batch)], np.uint32)
+        return Block(
+            resolved.layouts,
+            resolved.ids,
+            resolved.layout_numbers,
+            rows,
+            places,
+            batch.ops,
+            batch.values,
+            batch.before,
+            batch.not_given,
+            batch.as_text,
+        )
+    numbers = batch.table_numbers.to_numpy()
+    ids, row_layouts = resolved.ids[numbers], resolved.layout_numbers[numbers]
+    order = np.argsort(ids, kind="stable")
+    extent_streams, extent_layouts, counts = runs(ids, row_layouts)
+    unsorted = Block(
+        resolved.layouts,
+        extent_streams,
+        extent_layouts,
+        counts,
+        places,
+        batch.ops,
+        batch.values,
+        batch.before,
+        batch.not_given,
+        batch.as_text,
+    )
+    return unsorted.take(order)
+
+
+def _joined(blocks: list[Block]) -> Block:
+    if len(blocks) == 1:
+        return blocks[0]
+    blocks.sort(key=lambda block: (int(block.streams[0]), block.places[0].as_py()))
+    joined = concatenate(blocks)
+    ids = np.repeat(joined.streams, joined.counts)
+    places = joined.places.to_numpy()
+    falls = (ids[1:] < ids[:-1]) | ((ids[1:] == ids[:-1]) & (places[1:] < places[:-1]))
+    return joined.take(np.lexsort((places, ids))) if falls.any() else joined.merged_extents()
+
+
+def _shifted(batch: ChangeBatch, shift: int) -> ChangeBatch:
+    ordinals = pa.array((batch.ordinals.to_numpy().astype(np.int64) + shift).astype(np.uint32))
+    return ChangeBatch(
+        batch.tables,
+        ordinals,
+        batch.ops,
+        batch.values,
+        batch.table_numbers,
+        batch.before,
+        batch.not_given,
+        batch.as_text,
+    )
+
+
+def _shifted_control(control: Control, shift: int) -> Control:
+    return Control(control.kind, control.ordinal + shift, control.table, control.facts)
+
+
+def _behind(batch: ChangeBatch, cut: int) -> ChangeBatch:
+    return batch.slice(int(np.searchsorted(batch.ordinals.to_numpy(), cut)), len(batch))
+
+
+def _between(batch: ChangeBatch, low: int, high: int) -> ChangeBatch:
+    start, stop = np.searchsorted(batch.ordinals.to_numpy(), [low, high])
+    return batch.slice(int(start), int(stop))
+
+
+def _check_rising(sequences: pa.Array, where: str) -> None:
+    if sequences.null_count or (len(sequences) > 1 and not pc.all(pc.less(sequences[:-1], sequences[1:])).as_py()):
+        raise UnknownInputError("the sequences of an append must be given and rise", where=where)
+
+
+def _check_ordinals(transactions: Transactions) -> None:
+    """Ordinals are 0 … n-1, each once: sum and squares tell, without sorting."""
+    total = transactions.rows
+    seen = [batch.ordinals.to_numpy().astype(np.float64) for batch in transactions.changes]
+    seen.append(np.array([control.ordinal for control in transactions.controls], np.float64))
+    sums, squares = sum(a.sum() for a in seen), sum((a * a).sum() for a in seen)
+    expected = (total * (total - 1) / 2, (total - 1) * total * (2 * total - 1) / 6)
+    if (sums, squares) != expected and not np.allclose((sums, squares), expected, rtol=1e-12):
+        raise UnknownInputError(f"the ordinals of an append of {total} rows must be 0 to {total - 1}, each once")
