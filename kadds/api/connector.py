@@ -70,6 +70,9 @@ class Producer(Protocol):
 
     Its calls block while the log's queue is full (back-pressure) and raise FencedError once a newer holder has claimed
     the same producer. A future is done when the changes are on disk; its result is `Appended`.
+
+    An append that was refused (a full disk) fails its future and those of all that this producer had queued behind it;
+    every later call then raises the same error until `resume` is called, so that no sequence can pass a lost one.
     """
 
     @property
