@@ -29,7 +29,7 @@ MAY_IMPORT = {
     "testing": {"api", "log"},
     "__main__": {"cli"},
 }
-LIBRARIES_OF_THE_API = {"pyarrow", "pydantic", "pydantic_core"}
+LIBRARIES_OF_THE_API = {"numpy", "pyarrow", "pydantic", "pydantic_core"}
 MADE_LATER = {"quality", "web"}  # a folder appears with its first content
 
 
