@@ -93,6 +93,41 @@ def _facts(transactions: pa.RecordBatch, numbers: pa.Array) -> pa.RecordBatch:
     return pa.RecordBatch.from_arrays(columns, schema=FACTS)
 
 
+def adds_columns_only(old: Table, new: Table) -> bool:
+    """Whether `new` has every column of `old` as it was, and more."""
+    there = {column.name: column.type for column in new.columns}
+    return old.key == new.key and all(there.get(column.name) == column.type for column in old.columns)
+
+
+def widened(rows: Rows, table: Table) -> Rows:
+    """Rows from before columns were added, with the columns of `table`, for which `adds_columns_only` holds.
+
+    What a later column was in an earlier row nobody said: it is NULL in a row that was made or read, and not given in
+    one that was changed.
+    """
+    if rows.table == table:
+        return rows
+    place = {column.name: number for number, column in enumerate(rows.table.columns)}
+    count = len(rows)
+    arrays, fresh = [], np.zeros(len(table.columns), np.bool_)
+    for number, column in enumerate(table.columns):
+        fresh[number] = column.name not in place
+        arrays.append(pa.nulls(count, column.type) if fresh[number] else rows.values.column(place[column.name]))
+    old = [place[column.name] for column in table.columns if column.name in place]
+    missing = np.zeros((count, len(table.columns)), np.bool_)
+    if rows.missing is not None:
+        missing[:, ~fresh] = rows.missing[:, old]
+    made = (rows.ops == ord("c")) | (rows.ops == ord("r"))
+    missing[:, fresh] = ~made[:, None]
+    texts = rows.texts
+    if texts is not None:
+        new_number = np.array([0] * len(place), np.int64)
+        new_number[old] = np.flatnonzero(~fresh)
+        texts = replace(texts, columns=new_number[texts.columns])
+    values = pa.RecordBatch.from_arrays(arrays, schema=table.arrow_schema)
+    return replace(rows, table=table, values=values, missing=missing, texts=texts)
+
+
 def concat(parts: Sequence[Rows]) -> Rows:
     """Parts of one stream under one table, one behind the other."""
     if len(parts) == 1:

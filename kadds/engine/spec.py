@@ -1,0 +1,78 @@
+"""What the engine is told: plain descriptions with opened objects in them, made by whoever reads a configuration."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from kadds.api.connector import Mode, Sink, SinkAbilities, Source, SourceAbilities
+from kadds.engine.contract import TableContract
+
+
+def everything(_: str) -> bool:
+    """Matches every table."""
+    return True
+
+
+def no_contract(_: str) -> TableContract:
+    """The contract that lets everything through."""
+    return TableContract()
+
+
+@dataclass(frozen=True)
+class SourceSpec:
+    """A source to capture. `name` is `tenant/name`.
+
+    `wanted` says for a table's qualified name whether it is captured. A polling source is asked for each table every
+    `interval_seconds`, or, where that is None, only by `Engine.run_source_now` (a schedule calls it). At most `workers`
+    tables are polled at once. New tables and changed columns are looked for every `rediscover_seconds`, and before
+    each scheduled run.
+    """
+
+    name: str
+    source: Source
+    abilities: SourceAbilities
+    wanted: Callable[[str], bool] = everything
+    interval_seconds: float | None = 10.0
+    workers: int = 4
+    rediscover_seconds: float = 60.0
+
+    @property
+    def tenant(self) -> str:
+        """The tenant that owns it."""
+        return self.name.split("/", 1)[0]
+
+
+@dataclass(frozen=True)
+class SinkSpec:
+    """An opened sink under the name that subscriptions use."""
+
+    name: str
+    sink: Sink
+    abilities: SinkAbilities
+
+
+@dataclass(frozen=True)
+class SubscriptionSpec:
+    """What carries streams of one source to one sink. All names are `tenant/name`.
+
+    `wanted` and `contract_of` are asked with a table's qualified name, also for streams that appear while it runs.
+    `mask_key` is the tenant's; without it a contract with `hash` is refused. `batch_rows` bounds what one delivery
+    carries; a single transaction larger than that still goes through whole. A `scheduled` subscription delivers only
+    when `Engine.run_subscription_now` is called, up to what the log held then.
+    """
+
+    name: str
+    source: str
+    sink: str
+    mode: Mode
+    wanted: Callable[[str], bool] = everything
+    contract_of: Callable[[str], TableContract] = no_contract
+    mask_key: bytes | None = None
+    batch_rows: int = 65_536
+    scheduled: bool = False
+
+    @property
+    def tenant(self) -> str:
+        """The tenant that owns it: its sink's."""
+        return self.name.split("/", 1)[0]
