@@ -21,6 +21,7 @@ import struct
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import IntEnum, StrEnum
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -136,6 +137,11 @@ class ChangeBatch:
             raise UnknownInputError("this batch carries several tables")
         return self.tables.tables[0]
 
+    @cached_property
+    def nbytes(self) -> int:
+        """The bytes that the values take in memory, for budgets."""
+        return int(self.values.nbytes)
+
     def slice(self, start: int, stop: int) -> ChangeBatch:
         """The rows from `start` up to `stop`, without copying."""
         length = stop - start
@@ -212,14 +218,14 @@ class Transactions:
         if held != self.rows:
             raise UnknownInputError(f"the transactions announce {self.rows} rows and hold {held}")
 
-    @property
+    @cached_property
     def rows(self) -> int:
         """How many ordinals there are: changes and control records."""
         return int(np.sum(self.facts.column("rows").to_numpy(), dtype=np.int64)) if self.facts.num_rows else 0
 
     def nbytes(self) -> int:
         """The bytes that the values take in memory, for budgets."""
-        return int(sum(batch.values.nbytes for batch in self.changes)) + 256 * (len(self.changes) + len(self.controls))
+        return int(sum(batch.nbytes for batch in self.changes)) + 256 * (len(self.changes) + len(self.controls))
 
     @classmethod
     def one(
@@ -237,16 +243,15 @@ class Transactions:
     ) -> Transactions:
         """A single transaction; `committed_at` is a datetime or microseconds since 1970 UTC."""
         changes, controls = tuple(changes), tuple(controls)
-        row = {
-            "sequence": sequence,
-            "rows": sum(map(len, changes)) + len(controls),
-            "sort_key": sequence if sort_key is None else sort_key,
-            "token": token,
-            "xid": xid,
-            "committed_at": committed_at,
-            "origin": origin,
-        }
-        facts = pa.RecordBatch.from_pylist([row], schema=TRANSACTIONS)
+        facts = transaction_facts(
+            sequence,
+            sum(map(len, changes)) + len(controls),
+            sort_key=sort_key,
+            token=token,
+            xid=xid,
+            committed_at=committed_at,
+            origin=origin,
+        )
         return cls(facts, changes, controls, lineage)
 
     def encode(self) -> bytes:
@@ -294,6 +299,22 @@ class Transactions:
             for c in head["controls"]
         )
         return cls(batches[0], tuple(changes), controls, head["lineage"])
+
+
+def transaction_facts(
+    sequence: bytes,
+    rows: int,
+    *,
+    sort_key: bytes | None = None,
+    token: str = "",
+    xid: str | None = None,
+    committed_at: Any = None,
+    origin: str | None = None,
+) -> pa.RecordBatch:
+    """The one row of `TRANSACTIONS` of a single transaction; the position's sort key is the sequence unless given."""
+    row = (sequence, rows, sequence if sort_key is None else sort_key, token, xid, committed_at, origin)
+    arrays = [pa.array([value], kind) for value, kind in zip(row, TRANSACTIONS.types, strict=True)]
+    return pa.RecordBatch.from_arrays(arrays, schema=TRANSACTIONS)
 
 
 _ARRAYS = ("ordinals", "ops", "table_numbers", "before", "not_given", "as_text")

@@ -7,7 +7,7 @@ outside `type_text` is refused by name, so that nothing reaches the log that a l
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -187,10 +187,13 @@ class TableSet:
     shape: tuple[tuple[str, str], ...] = field(init=False)
 
     def __post_init__(self) -> None:
-        shapes: Iterable[tuple[tuple[str, str], ...]] = {table.shape for table in self.tables}
-        if len(found := list(shapes)) != 1:
-            raise UnknownInputError(f"a set of tables has one shape, these {len(self.tables)} tables have {len(found)}")
-        object.__setattr__(self, "shape", found[0])
+        one_each = {id(table.columns): table for table in self.tables}  # tables made alike share their columns
+        shapes = {table.shape for table in one_each.values()}
+        if len(shapes) != 1:
+            raise UnknownInputError(
+                f"a set of tables has one shape, these {len(self.tables)} tables have {len(shapes)}"
+            )
+        object.__setattr__(self, "shape", shapes.pop())
 
     @classmethod
     def of(cls, tables: Table | Sequence[Table]) -> TableSet:

@@ -79,7 +79,9 @@ class Dictionary:
         names = [stream_name(source, table) for table in tables]
         self._load([name for name in names if name not in self._by_name])
         ids = [self._stream(name, table.incarnation).id for name, table in zip(names, tables, strict=True)]
-        layouts = [self._layout(table) for table in tables]
+        alike = {(id(table.columns), table.key): table for table in tables}
+        by_columns = {columns: self._layout(table) for columns, table in alike.items()}
+        layouts = [by_columns[id(table.columns), table.key] for table in tables]
         numbers = np.fromiter((layout.number for layout in layouts), np.uint32, len(layouts))
         return Resolved(np.array(ids, np.int64), numbers, tuple({layout.number: layout for layout in layouts}.values()))
 

@@ -15,9 +15,8 @@ from typing import Any, Self
 
 import duckdb
 import numpy as np
-import pyarrow as pa
 
-from kadds.api.change import TRANSACTIONS, ChangeBatch
+from kadds.api.change import ChangeBatch, transaction_facts
 from kadds.api.connector import Appended
 from kadds.api.errors import ConfigurationError, KaddsError
 from kadds.api.position import Cursor
@@ -209,13 +208,12 @@ class Log:
 
     def _append_state(self, source: str, batch: ChangeBatch) -> Future[Appended]:
         built = build_blocks(source, [batch], self._dictionary, 0)
-        fact = {"sequence": b"", "rows": len(batch), "sort_key": b"", "token": ""}
         head = {"producer": f"{source}/state", "producer_epoch": 0, "sequence": None, "lineage": "", "state": True}
         pending = Pending(
             EntryKind.COMMIT,
             head,
             len(batch),
-            facts=pa.RecordBatch.from_pylist([fact], schema=TRANSACTIONS),
+            facts=transaction_facts(b"", len(batch)),
             blocks=built.blocks,
             streams=built.streams,
             layouts=built.layouts,

@@ -18,7 +18,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from kadds.api.change import TRANSACTIONS, ChangeBatch, Control, Transactions
+from kadds.api.change import ChangeBatch, Control, Transactions, transaction_facts
 from kadds.api.connector import Appended, Resume
 from kadds.api.errors import DataError, FencedError, KaddsError, UnknownInputError
 from kadds.api.schema import TableSet
@@ -280,7 +280,7 @@ class LogProducer:
         self, commit: Pending, changes: Sequence[ChangeBatch], controls: Sequence[Control], cut: int, rows: int
     ) -> None:
         """An append over the size of an entry: fragments of successive ordinals, then the commit."""
-        size = sum(batch.values.nbytes for batch in changes)
+        size = sum(batch.nbytes for batch in changes)
         step = max(1, int(rows * (ENTRY_BYTES_MAX // 2) / max(size, 1)))
         commit.transaction = self._producers.next_transaction()
         for start in range(0, rows, step):
@@ -300,7 +300,7 @@ class LogProducer:
         self._submit(pending)
 
     def _check_values(self, batch: ChangeBatch) -> None:
-        if batch.values.nbytes <= self._value_bytes_max:
+        if batch.nbytes <= self._value_bytes_max:
             return
         for name, column in zip(batch.values.schema.names, batch.values.columns, strict=True):
             if pa.types.is_string(column.type) or pa.types.is_binary(column.type):
@@ -342,7 +342,7 @@ class LogTransaction:
         self._check()
         shift = self._held_rows
         for batch in changes:
-            size = batch.values.nbytes
+            size = batch.nbytes
             if size > ENTRY_BYTES_MAX // 2 and len(batch) > 1 and not controls and len(changes) == 1:
                 step = max(1, len(batch) * (ENTRY_BYTES_MAX // 2) // size)
                 for start in range(0, len(batch), step):
@@ -358,7 +358,7 @@ class LogTransaction:
     def _hold(self, batch: ChangeBatch, shift: int) -> None:
         self._held.append(_shifted(batch, shift) if shift else batch)
         self._held_rows += len(batch)
-        self._held_bytes += batch.values.nbytes
+        self._held_bytes += batch.nbytes
 
     def _flush_if_large(self, shift: int) -> int:
         if self._held_bytes < ENTRY_BYTES_MAX // 2:
@@ -387,19 +387,14 @@ class LogTransaction:
         if producer._sequence is not None and sequence <= producer._sequence:
             self.abort()
             return producer._all_repeated(1)
-        facts = pa.RecordBatch.from_pylist(
-            [
-                {
-                    "sequence": sequence,
-                    "rows": self._rows + self._held_rows,
-                    "sort_key": sequence if sort_key is None else sort_key,
-                    "token": token,
-                    "xid": self._xid,
-                    "committed_at": committed_at,
-                    "origin": origin,
-                }
-            ],
-            schema=TRANSACTIONS,
+        facts = transaction_facts(
+            sequence,
+            self._rows + self._held_rows,
+            sort_key=sort_key,
+            token=token,
+            xid=self._xid,
+            committed_at=committed_at,
+            origin=origin,
         )
         pending = producer._commit_pending(sequence, resume, lineage, facts, self._rows + self._held_rows)
         if self._fragments:

@@ -1,6 +1,6 @@
 """The open tail: where each entry of the unsealed journal stands, and which streams it touches.
 
-Plain growing arrays, no object per entry or stream: 45 bytes an entry and 16 an extent. A reader takes a snapshot; an
+Plain growing arrays, no object per entry or stream: 40 bytes an entry and 16 an extent. A reader takes a snapshot; an
 array that grows is never changed below its length.
 """
 
@@ -27,16 +27,24 @@ class GrowingArray:
         self._data = np.empty(1024, dtype)
         self._length = 0
 
-    def append(self, values: Any) -> None:
-        """Add one value, or all of an array."""
-        added = np.atleast_1d(values)
-        needed = self._length + len(added)
+    def append(self, value: Any) -> None:
+        """Add one value."""
+        self._reserve(1)
+        self._data[self._length] = value
+        self._length += 1
+
+    def extend(self, values: npt.NDArray[Any]) -> None:
+        """Add all of an array."""
+        self._reserve(len(values))
+        self._data[self._length : self._length + len(values)] = values
+        self._length += len(values)
+
+    def _reserve(self, count: int) -> None:
+        needed = self._length + count
         if needed > len(self._data):
             grown = np.empty(max(needed, 2 * len(self._data)), self._data.dtype)
             grown[: self._length] = self._data[: self._length]
             self._data = grown
-        self._data[self._length : needed] = added
-        self._length = needed
 
     def view(self) -> npt.NDArray[Any]:
         """What has been appended; stays as it is when more is."""
@@ -44,8 +52,12 @@ class GrowingArray:
 
     def drop(self, count: int) -> None:
         """Forget the first `count` values."""
-        self._data = self._data[count : self._length].copy() if self._length > count else self._data[:0].copy()
-        self._length = len(self._data)
+        kept = self._data[count : self._length].copy()
+        self._data, self._length = np.empty(max(1024, len(kept)), kept.dtype), len(kept)
+        self._data[: len(kept)] = kept
+
+
+_FACTS = np.dtype([("file", np.int64), ("position", np.int64), ("length", np.int64), ("rows", np.int64)])
 
 
 @dataclass(frozen=True)
@@ -68,12 +80,8 @@ class Tail:
         self.writing = False  # whether the last file is still appended to; the writer says so
         self._first_number = first_number
         self._files: dict[int, JournalFile] = {}
-        self._file = GrowingArray(np.int64)
-        self._kind = GrowingArray(np.uint8)
-        self._position = GrowingArray(np.int64)
-        self._length = GrowingArray(np.int64)
+        self._facts = GrowingArray(_FACTS)
         self._offset = GrowingArray(np.int64)
-        self._rows = GrowingArray(np.int64)
         self._extent_stream = GrowingArray(np.int64)
         self._extent_entry = GrowingArray(np.int64)
         self._moved: dict[int, Place] = {}
@@ -82,7 +90,7 @@ class Tail:
     @property
     def next_number(self) -> int:
         """The number that the next entry gets."""
-        return self._first_number + len(self._file.view())
+        return self._first_number + len(self._facts.view())
 
     def files(self) -> list[JournalFile]:
         """The journal files, oldest first."""
@@ -97,15 +105,16 @@ class Tail:
     def add(self, file: JournalFile, position: int, header: EntryHeader, streams: Sequence[Ids]) -> None:
         """The next entry; `streams` are the ids it makes readable (a commit's fragments included)."""
         with self._lock:
-            ids = np.unique(np.concatenate(streams)) if streams else np.zeros(0, np.int64)
-            self._extent_stream.append(ids)
-            self._extent_entry.append(np.full(len(ids), header.number, np.int64))
-            self._kind.append(int(header.kind))
-            self._position.append(position)
-            self._length.append(header.entry_bytes)
+            if len(streams) == 1 and len(streams[0]) == 1:
+                self._extent_stream.append(streams[0][0])
+                self._extent_entry.append(header.number)
+            elif streams:
+                ids = np.unique(np.concatenate(streams))
+                self._extent_stream.extend(ids)
+                self._extent_entry.extend(np.full(len(ids), header.number, np.int64))
+            rows = header.rows if header.kind == EntryKind.COMMIT else 0
+            self._facts.append((file.number, position, header.entry_bytes, rows))
             self._offset.append(header.first_offset)
-            self._rows.append(header.rows if header.kind == EntryKind.COMMIT else 0)
-            self._file.append(file.number)
 
     def use_fragments(self, commit: int, fragments: Sequence[Sequence[int]]) -> None:
         """Entry `commit` names these fragments ([entry number, rows])."""
@@ -135,24 +144,18 @@ class Tail:
             return self._moved[number]
         with self._lock:
             at = number - self._first_number
-            if not 0 <= at < len(self._file.view()):
+            if not 0 <= at < len(self._facts.view()):
                 raise KeyError(number)
             return self._place(at)
 
     def _place(self, at: int) -> Place:
-        return Place(
-            self._first_number + at,
-            self._files[int(self._file.view()[at])],
-            int(self._position.view()[at]),
-            int(self._length.view()[at]),
-            int(self._offset.view()[at]),
-            int(self._rows.view()[at]),
-        )
+        file, position, length, rows = self._facts.view()[at].tolist()
+        return Place(self._first_number + at, self._files[file], position, length, int(self._offset.view()[at]), rows)
 
     def commits(self, first: int, end: int, streams: Collection[int] | None, limit: int) -> list[Place]:
         """Up to `limit` commits that hold offsets in [first, end), with any of `streams` (None: all), in order."""
         with self._lock:
-            offsets, rows = self._offset.view(), self._rows.view()
+            offsets, rows = self._offset.view(), self._facts.view()["rows"]
             low = int(np.searchsorted(offsets, first, "right"))
             while low > 0 and offsets[low - 1] + rows[low - 1] > first:
                 low -= 1
@@ -183,11 +186,11 @@ class Tail:
     def drop_through(self, file_number: int) -> list[JournalFile]:
         """Forget the entries of all files up to `file_number`, which are sealed; these files."""
         with self._lock:
-            count = int(np.searchsorted(self._file.view(), file_number, "right"))
+            count = int(np.searchsorted(self._facts.view()["file"], file_number, "right"))
             self._first_number += count
             extents = int(np.searchsorted(self._extent_entry.view(), self._first_number))
-            for array in (self._file, self._kind, self._position, self._length, self._offset, self._rows):
-                array.drop(count)
+            self._facts.drop(count)
+            self._offset.drop(count)
             self._extent_stream.drop(extents)
             self._extent_entry.drop(extents)
             return [self._files.pop(number) for number in sorted(self._files) if number <= file_number]
