@@ -25,11 +25,12 @@ from kadds.log.disk import Disk
 from kadds.log.entry import Entry
 from kadds.log.frame import EntryKind, Identity
 from kadds.log.lock import FolderLock
-from kadds.log.producer import LogProducer, Producers, build_blocks
+from kadds.log.producer import LogProducer, Producers
 from kadds.log.reader import EntryCache, Reader
 from kadds.log.recovery import JOURNAL_FOLDER, SEGMENTS_FOLDER, Recovery
 from kadds.log.seal import Sealer
 from kadds.log.segment import Segment
+from kadds.log.shaping import build_blocks
 from kadds.log.slice import Slice
 from kadds.log.state import ControlState
 from kadds.log.stream import Stream

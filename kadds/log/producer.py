@@ -6,6 +6,7 @@ durable or neither is. What is not above the last sequence is dropped before it 
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import threading
 from collections.abc import Mapping, Sequence
@@ -14,20 +15,18 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from kadds.api.change import ChangeBatch, Control, Transactions, transaction_facts
+from kadds.api.change import ChangeBatch, Control, Transactions
 from kadds.api.connector import Appended, Resume
 from kadds.api.errors import DataError, FencedError, KaddsError, UnknownInputError
 from kadds.api.schema import TableSet
-from kadds.log.block import Block, concatenate, runs
 from kadds.log.dictionary import Dictionary
 from kadds.log.frame import EntryKind
+from kadds.log.shaping import build_blocks
+from kadds.log.transaction import ENTRY_BYTES_MAX, LogTransaction
 from kadds.log.writer import Pending, Writer
-
-ENTRY_BYTES_MAX = 8 << 20
 
 
 @dataclass(frozen=True)
@@ -165,7 +164,8 @@ class LogProducer:
         """The writer refused everything that was queued."""
         self._refusal = error
 
-    def _check(self) -> None:
+    def check(self) -> None:
+        """Raise if this holder is fenced, or if what it had queued was refused."""
         self._check_fence()
         if self._refusal is not None:
             raise self._refusal
@@ -180,7 +180,7 @@ class LogProducer:
 
     def append(self, transactions: Transactions, resume: bytes) -> Future[Appended]:
         """Add whole transactions; repeats are dropped. See the interface."""
-        self._check()
+        self.check()
         if self._open is not None:
             raise UnknownInputError(f"producer {self.full_name} has an open transaction; commit or abort it first")
         sequences = transactions.facts.column("sequence")
@@ -271,7 +271,7 @@ class LogProducer:
 
     def _submit(self, pending: Pending) -> None:
         def still() -> None:
-            self._check()
+            self.check()
             self._last_future = pending.future
 
         self._writer.submit(pending, still)
@@ -287,13 +287,54 @@ class LogProducer:
             low, high = cut + start, cut + min(start + step, rows)
             part = [piece for batch in changes if len(piece := _between(batch, low, high))]
             inside = [control for control in controls if low <= control.ordinal < high]
-            self._submit_fragment(commit.transaction, part, inside, high - low, -cut)
+            self.submit_fragment(commit.transaction, part, inside, high - low, -cut)
         commit.encode()
         self._submit(commit)
 
-    def _submit_fragment(
+    # ------------------------------------------------------------------ for a transaction in pieces
+
+    def repeat_of(self, sequence: bytes) -> Future[Appended] | None:
+        """The future of a transaction that the log has already; None if `sequence` is above the last."""
+        return self._all_repeated(1) if self._sequence is not None and sequence <= self._sequence else None
+
+    def submit_commit(
+        self,
+        transaction: int | None,
+        changes: Sequence[ChangeBatch],
+        controls: Sequence[Control],
+        *,
+        facts: pa.RecordBatch,
+        resume: bytes,
+        lineage: str,
+    ) -> Future[Appended]:
+        """Commit the fragments of `transaction`, or, where there are none, these rows themselves."""
+        sequence, rows = facts.column("sequence")[0].as_py(), facts.column("rows")[0].as_py()
+        pending = self._commit_pending(sequence, resume, lineage, facts, rows)
+        pending.transaction = transaction
+        if transaction is None:
+            self._fill(pending, changes, controls, 0)
+        else:
+            pending.encode()
+        self._submit(pending)
+        self._sequence = sequence
+        return pending.future
+
+    def submit_abort(self, transaction: int) -> None:
+        """Tell the journal that the fragments are dead; a log that has failed or is closing drops them anyway."""
+        head = {"producer": self.full_name, "transaction": transaction}
+        pending = Pending(EntryKind.ABORT, head, 0, transaction=transaction)
+        pending.encode()
+        with contextlib.suppress(KaddsError):
+            self._writer.submit(pending)
+
+    def transaction_ended(self) -> None:
+        """The open transaction was committed or aborted."""
+        self._open = None
+
+    def submit_fragment(
         self, transaction: int, changes: Sequence[ChangeBatch], controls: Sequence[Control], rows: int, shift: int
     ) -> None:
+        """Rows of an open transaction; `shift` is added to their ordinals."""
         head = {"producer": self.full_name, "producer_epoch": self.epoch, "transaction": transaction}
         pending = Pending(EntryKind.FRAGMENT, head, rows, transaction=transaction, appender=self)
         self._fill(pending, changes, controls, shift)
@@ -315,221 +356,11 @@ class LogProducer:
 
     def begin(self, xid: str) -> LogTransaction:
         """Start a transaction that comes in pieces."""
-        self._check()
+        self.check()
         if self._open is not None:
             raise UnknownInputError(f"producer {self.full_name} already has an open transaction")
         self._open = LogTransaction(self, self._producers.next_transaction(), xid)
         return self._open
-
-
-class LogTransaction:
-    """See `kadds.api.connector.OpenTransaction`."""
-
-    def __init__(self, producer: LogProducer, number: int, xid: str) -> None:
-        self._producer = producer
-        self._number = number
-        self._xid = xid
-        self._rows = 0
-        self._held: list[ChangeBatch] = []
-        self._held_controls: list[Control] = []
-        self._held_rows = 0
-        self._held_bytes = 0
-        self._fragments = 0
-        self._ended = False
-
-    def add(self, changes: Sequence[ChangeBatch], controls: Sequence[Control] = ()) -> None:
-        """Add rows; small additions are gathered, so that a small transaction is one commit without fragments."""
-        self._check()
-        shift = self._held_rows
-        for batch in changes:
-            size = batch.nbytes
-            if size > ENTRY_BYTES_MAX // 2 and len(batch) > 1 and not controls and len(changes) == 1:
-                step = max(1, len(batch) * (ENTRY_BYTES_MAX // 2) // size)
-                for start in range(0, len(batch), step):
-                    piece = batch.slice(start, min(start + step, len(batch)))
-                    self._hold(piece, shift)
-                    shift = self._flush_if_large(shift)
-            else:
-                self._hold(batch, shift)
-        self._held_controls += [_shifted_control(control, shift) for control in controls]
-        self._held_rows += len(controls)
-        self._flush_if_large(0)
-
-    def _hold(self, batch: ChangeBatch, shift: int) -> None:
-        self._held.append(_shifted(batch, shift) if shift else batch)
-        self._held_rows += len(batch)
-        self._held_bytes += batch.nbytes
-
-    def _flush_if_large(self, shift: int) -> int:
-        if self._held_bytes < ENTRY_BYTES_MAX // 2:
-            return shift
-        flushed = self._held_rows
-        self._producer._submit_fragment(self._number, self._held, self._held_controls, flushed, self._rows)
-        self._rows += flushed
-        self._fragments += 1
-        self._held, self._held_controls, self._held_rows, self._held_bytes = [], [], 0, 0
-        return shift - flushed
-
-    def commit(
-        self,
-        sequence: bytes,
-        resume: bytes,
-        *,
-        lineage: str = "",
-        sort_key: bytes | None = None,
-        token: str = "",
-        committed_at: Any = None,
-        origin: str | None = None,
-    ) -> Future[Appended]:
-        """End it: only now it takes offsets."""
-        self._check()
-        producer = self._producer
-        if producer._sequence is not None and sequence <= producer._sequence:
-            self.abort()
-            return producer._all_repeated(1)
-        facts = transaction_facts(
-            sequence,
-            self._rows + self._held_rows,
-            sort_key=sort_key,
-            token=token,
-            xid=self._xid,
-            committed_at=committed_at,
-            origin=origin,
-        )
-        pending = producer._commit_pending(sequence, resume, lineage, facts, self._rows + self._held_rows)
-        if self._fragments:
-            if self._held_rows:
-                producer._submit_fragment(self._number, self._held, self._held_controls, self._held_rows, self._rows)
-            pending.transaction = self._number
-            pending.encode()
-        else:
-            producer._fill(pending, self._held, self._held_controls, 0)
-        producer._submit(pending)
-        producer._sequence = sequence
-        self._end()
-        return pending.future
-
-    def abort(self) -> None:
-        """Forget it."""
-        if not self._ended:
-            self._end()
-            self.kill()
-
-    def kill(self) -> None:
-        """Tell the journal that the fragments are dead; a refused journal knows already."""
-        self._ended = True
-        if self._fragments:
-            head = {"producer": self._producer.full_name, "transaction": self._number}
-            pending = Pending(EntryKind.ABORT, head, 0, transaction=self._number)
-            pending.encode()
-            try:
-                self._producer._writer.submit(pending)
-            except KaddsError:
-                return  # the log has failed or is closing: a restart drops open fragments anyway
-
-    def _end(self) -> None:
-        self._ended = True
-        self._producer._open = None
-        self._held, self._held_controls = [], []
-
-    def _check(self) -> None:
-        self._producer._check()
-        if self._ended:
-            raise UnknownInputError("the transaction has ended")
-
-
-# ---------------------------------------------------------------------------------------------- rows into blocks
-
-
-@dataclass(frozen=True)
-class Built:
-    """Blocks, and what they use."""
-
-    blocks: list[Block]
-    streams: list[npt.NDArray[np.int64]]
-    layouts: frozenset[int]
-
-
-def build_blocks(source: str, changes: Sequence[ChangeBatch], dictionary: Dictionary, shift: int) -> Built:
-    """One block a shape, rows sorted by stream and ordinal; `shift` is added to the ordinals."""
-    by_shape: dict[Any, list[Block]] = {}
-    streams: list[npt.NDArray[np.int64]] = []
-    layouts: set[int] = set()
-    for batch in changes:
-        if not len(batch):
-            continue
-        block = _block(source, batch, dictionary, shift)
-        by_shape.setdefault(batch.tables.shape, []).append(block)
-        streams.append(block.streams)
-        layouts.update(layout.number for layout in block.layouts_used)
-    return Built([_joined(blocks) for blocks in by_shape.values()], streams, frozenset(layouts))
-
-
-def _block(source: str, batch: ChangeBatch, dictionary: Dictionary, shift: int) -> Block:
-    resolved = dictionary.resolve(source, batch.tables)
-    places = batch.ordinals
-    if shift:
-        places = pa.array((places.to_numpy().astype(np.int64) + shift).astype(np.uint32))
-    if batch.table_numbers is None:
-        rows = np.array([len(batch)], np.uint32)
-        return Block(
-            resolved.layouts,
-            resolved.ids,
-            resolved.layout_numbers,
-            rows,
-            places,
-            batch.ops,
-            batch.values,
-            batch.before,
-            batch.not_given,
-            batch.as_text,
-        )
-    numbers = batch.table_numbers.to_numpy()
-    ids, row_layouts = resolved.ids[numbers], resolved.layout_numbers[numbers]
-    order = np.argsort(ids, kind="stable")
-    extent_streams, extent_layouts, counts = runs(ids, row_layouts)
-    unsorted = Block(
-        resolved.layouts,
-        extent_streams,
-        extent_layouts,
-        counts,
-        places,
-        batch.ops,
-        batch.values,
-        batch.before,
-        batch.not_given,
-        batch.as_text,
-    )
-    return unsorted.take(order)
-
-
-def _joined(blocks: list[Block]) -> Block:
-    if len(blocks) == 1:
-        return blocks[0]
-    blocks.sort(key=lambda block: (int(block.streams[0]), block.places[0].as_py()))
-    joined = concatenate(blocks)
-    ids = np.repeat(joined.streams, joined.counts)
-    places = joined.places.to_numpy()
-    falls = (ids[1:] < ids[:-1]) | ((ids[1:] == ids[:-1]) & (places[1:] < places[:-1]))
-    return joined.take(np.lexsort((places, ids))) if falls.any() else joined.merged_extents()
-
-
-def _shifted(batch: ChangeBatch, shift: int) -> ChangeBatch:
-    ordinals = pa.array((batch.ordinals.to_numpy().astype(np.int64) + shift).astype(np.uint32))
-    return ChangeBatch(
-        batch.tables,
-        ordinals,
-        batch.ops,
-        batch.values,
-        batch.table_numbers,
-        batch.before,
-        batch.not_given,
-        batch.as_text,
-    )
-
-
-def _shifted_control(control: Control, shift: int) -> Control:
-    return Control(control.kind, control.ordinal + shift, control.table, control.facts)
 
 
 def _behind(batch: ChangeBatch, cut: int) -> ChangeBatch:

@@ -1,0 +1,148 @@
+"""Transactions that come in pieces: fragments in the journal, without offsets until the commit names them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import Future
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+
+from kadds.api.change import ChangeBatch, Control, transaction_facts
+from kadds.api.connector import Appended
+from kadds.api.errors import UnknownInputError
+
+if TYPE_CHECKING:
+    from kadds.log.producer import LogProducer
+
+ENTRY_BYTES_MAX = 8 << 20
+
+
+class LogTransaction:
+    """See `kadds.api.connector.OpenTransaction`."""
+
+    def __init__(self, producer: LogProducer, number: int, xid: str) -> None:
+        self._producer = producer
+        self._number = number
+        self._xid = xid
+        self._rows = 0
+        self._held: list[ChangeBatch] = []
+        self._held_controls: list[Control] = []
+        self._held_rows = 0
+        self._held_bytes = 0
+        self._fragments = 0
+        self._ended = False
+
+    def add(self, changes: Sequence[ChangeBatch], controls: Sequence[Control] = ()) -> None:
+        """Add rows; small additions are gathered, so that a small transaction is one commit without fragments."""
+        self._check()
+        shift = self._held_rows
+        for batch in changes:
+            size = batch.nbytes
+            if size > ENTRY_BYTES_MAX // 2 and len(batch) > 1 and not controls and len(changes) == 1:
+                step = max(1, len(batch) * (ENTRY_BYTES_MAX // 2) // size)
+                for start in range(0, len(batch), step):
+                    piece = batch.slice(start, min(start + step, len(batch)))
+                    self._hold(piece, shift)
+                    shift = self._flush_if_large(shift)
+            else:
+                self._hold(batch, shift)
+        self._held_controls += [_shifted_control(control, shift) for control in controls]
+        self._held_rows += len(controls)
+        self._flush_if_large(0)
+
+    def _hold(self, batch: ChangeBatch, shift: int) -> None:
+        self._held.append(_shifted(batch, shift) if shift else batch)
+        self._held_rows += len(batch)
+        self._held_bytes += batch.nbytes
+
+    def _flush_if_large(self, shift: int) -> int:
+        if self._held_bytes < ENTRY_BYTES_MAX // 2:
+            return shift
+        flushed = self._held_rows
+        self._producer.submit_fragment(self._number, self._held, self._held_controls, flushed, self._rows)
+        self._rows += flushed
+        self._fragments += 1
+        self._held, self._held_controls, self._held_rows, self._held_bytes = [], [], 0, 0
+        return shift - flushed
+
+    def commit(
+        self,
+        sequence: bytes,
+        resume: bytes,
+        *,
+        lineage: str = "",
+        sort_key: bytes | None = None,
+        token: str = "",
+        committed_at: Any = None,
+        origin: str | None = None,
+    ) -> Future[Appended]:
+        """End it: only now it takes offsets."""
+        self._check()
+        rows = self._rows + self._held_rows
+        facts = transaction_facts(
+            sequence,
+            rows,
+            sort_key=sort_key,
+            token=token,
+            xid=self._xid,
+            committed_at=committed_at,
+            origin=origin,
+        )
+        if (repeat := self._producer.repeat_of(sequence)) is not None:
+            self.abort()
+            return repeat
+        if self._fragments and self._held_rows:
+            self._producer.submit_fragment(self._number, self._held, self._held_controls, self._held_rows, self._rows)
+            self._held, self._held_controls = [], []
+        future = self._producer.submit_commit(
+            self._number if self._fragments else None,
+            self._held,
+            self._held_controls,
+            facts=facts,
+            resume=resume,
+            lineage=lineage,
+        )
+        self._end()
+        return future
+
+    def abort(self) -> None:
+        """Forget it."""
+        if not self._ended:
+            self._end()
+            self.kill()
+
+    def kill(self) -> None:
+        """Tell the journal that the fragments are dead; a refused journal knows already."""
+        self._ended = True
+        if self._fragments:
+            self._producer.submit_abort(self._number)
+
+    def _end(self) -> None:
+        self._ended = True
+        self._producer.transaction_ended()
+        self._held, self._held_controls = [], []
+
+    def _check(self) -> None:
+        self._producer.check()
+        if self._ended:
+            raise UnknownInputError("the transaction has ended")
+
+
+def _shifted(batch: ChangeBatch, shift: int) -> ChangeBatch:
+    ordinals = pa.array((batch.ordinals.to_numpy().astype(np.int64) + shift).astype(np.uint32))
+    return ChangeBatch(
+        batch.tables,
+        ordinals,
+        batch.ops,
+        batch.values,
+        batch.table_numbers,
+        batch.before,
+        batch.not_given,
+        batch.as_text,
+    )
+
+
+def _shifted_control(control: Control, shift: int) -> Control:
+    return Control(control.kind, control.ordinal + shift, control.table, control.facts)
