@@ -140,6 +140,8 @@ class LogProducer:
         self._check_fence()
         self._drain()
         self._refusal = None
+        if self._open is not None:
+            self._open.abort()
         durable = self._producers.durable(self.full_name)
         self._sequence = durable.sequence if durable else None
         return Resume(durable.sequence, durable.resume) if durable else None
@@ -283,13 +285,17 @@ class LogProducer:
         size = sum(batch.nbytes for batch in changes)
         step = max(1, int(rows * (ENTRY_BYTES_MAX // 2) / max(size, 1)))
         commit.transaction = self._producers.next_transaction()
-        for start in range(0, rows, step):
-            low, high = cut + start, cut + min(start + step, rows)
-            part = [piece for batch in changes if len(piece := _between(batch, low, high))]
-            inside = [control for control in controls if low <= control.ordinal < high]
-            self.submit_fragment(commit.transaction, part, inside, high - low, -cut)
-        commit.encode()
-        self._submit(commit)
+        try:
+            for start in range(0, rows, step):
+                low, high = cut + start, cut + min(start + step, rows)
+                part = [piece for batch in changes if len(piece := _between(batch, low, high))]
+                inside = [control for control in controls if low <= control.ordinal < high]
+                self.submit_fragment(commit.transaction, part, inside, high - low, -cut)
+            commit.encode()
+            self._submit(commit)
+        except KaddsError:
+            self.submit_abort(commit.transaction)
+            raise
 
     # ------------------------------------------------------------------ for a transaction in pieces
 
