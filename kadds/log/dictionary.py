@@ -56,6 +56,7 @@ class Dictionary:
         self._lock = threading.RLock()
         self._by_id: dict[int, Stream] = {}
         self._by_name: dict[str, list[Stream]] = {}
+        self._complete: set[str] = set()  # names whose sealed incarnations are all in `_by_name`
         self._undefined_streams: set[int] = set()
         self._undefined_layouts: set[int] = set()
         self._known: dict[int, tuple[Any, str, Resolved]] = {}
@@ -77,7 +78,7 @@ class Dictionary:
 
     def _resolve(self, source: str, tables: Sequence[Table]) -> Resolved:
         names = [stream_name(source, table) for table in tables]
-        self._load([name for name in names if name not in self._by_name])
+        self._load(names)
         ids = [self._stream(name, table.incarnation).id for name, table in zip(names, tables, strict=True)]
         alike = {(id(table.columns), table.key): table for table in tables}
         by_columns = {columns: self._layout(table) for columns, table in alike.items()}
@@ -89,8 +90,7 @@ class Dictionary:
         """The stream of the control records that speak of a source as a whole."""
         with self._lock:
             name = stream_name(source, None)
-            if name not in self._by_name:
-                self._load([name])
+            self._load([name])
             return self._stream(name, "")
 
     def _stream(self, name: str, token: str) -> Stream:
@@ -156,9 +156,12 @@ class Dictionary:
         incarnations.sort(key=lambda s: s.incarnation)
 
     def _load(self, names: Sequence[str]) -> None:
-        if names:
-            for stream in self.sealed.named(names):
+        """Know every incarnation of these names; that one is known says nothing of the others."""
+        unknown = [name for name in names if name not in self._complete]
+        if unknown:
+            for stream in self.sealed.named(unknown):
                 self._keep(stream)
+            self._complete.update(unknown)
 
     def stream(self, stream_id: int) -> Stream:
         """The stream of that id; CorruptLogError if nothing has defined it."""
@@ -175,8 +178,7 @@ class Dictionary:
     def named(self, name: str) -> list[Stream]:
         """All incarnations of a name that are on disk, the latest last."""
         with self._lock:
-            if name not in self._by_name:
-                self._load([name])
+            self._load([name])
             return [s for s in self._by_name.get(name, ()) if s.id not in self._undefined_streams]
 
     def of_source(self, source: str | None) -> list[Stream]:

@@ -21,6 +21,9 @@ from kadds.api.schema import Column, Table
 from kadds.log.stream import Stream, table_names
 
 
+_TABLES_MAX = 10_000
+
+
 @dataclass(frozen=True, eq=False)
 class Layout:
     """Columns and key, without the table's name."""
@@ -32,7 +35,7 @@ class Layout:
     @cached_property
     def shape(self) -> tuple[tuple[str, str], ...]:
         """Names and types."""
-        return self.table_of(Stream(0, "//t")).shape
+        return Table(None, "", self.columns).shape
 
     @cached_property
     def arrow_schema(self) -> pa.Schema:
@@ -40,9 +43,18 @@ class Layout:
         return pa.schema([pa.field(column.name, column.type) for column in self.columns])
 
     def table_of(self, stream: Stream) -> Table:
-        """The table that `stream` is under this layout."""
-        schema, name = table_names(stream.name)
-        return Table(schema, name, self.columns, self.key, stream.token)
+        """The table that `stream` is under this layout; the same object for the same stream, mostly."""
+        table = self._tables.get(stream.id)
+        if table is None:
+            if len(self._tables) >= _TABLES_MAX:
+                self._tables.clear()
+            schema, name = table_names(stream.name)
+            table = self._tables[stream.id] = Table(schema, name, self.columns, self.key, stream.token)
+        return table
+
+    @cached_property
+    def _tables(self) -> dict[int, Table]:
+        return {}
 
     @cached_property
     def text(self) -> str:
@@ -77,7 +89,9 @@ class Layouts:
             layout = self._by_text.get(text)
             if layout is not None:
                 return layout, False
-            return self._keep(Layout(len(self._by_number) + 1, table.columns, table.key)), True
+            # Not their count: a number may be missing, whose only entry was refused or torn off.
+            number = max(self._by_number, default=0) + 1
+            return self._keep(Layout(number, table.columns, table.key)), True
 
     def define(self, number: int, text: str) -> None:
         """Take a definition that was read from a file."""

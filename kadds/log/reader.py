@@ -109,9 +109,9 @@ class Reader:
         ids = None if wanted is None else wanted.tolist()
         while at < end:
             places = self._tail.commits(at, end, ids, _COMMITS_AT_ONCE)
+            if any(s.first_offset <= at < s.end_offset for s in self._segments()):
+                return  # sealed meanwhile: commits before the first of `places` may be gone from the tail
             if not places:
-                if any(s.first_offset <= at < s.end_offset for s in self._segments()):
-                    return  # sealed meanwhile
                 yield self._slice(at, end, [], [], [], True)
                 return
             gathered = _Gathered()
@@ -123,7 +123,10 @@ class Reader:
                 entry = self._entry(place)
                 if entry.head.get("fragments"):
                     if not gathered.rows:
-                        yield from self._from_fragments(entry, at, end, wanted)
+                        pieces = self._tail.fragments(entry.head["fragments"])
+                        if pieces is None:
+                            return  # sealed meanwhile
+                        yield from self._from_fragments(entry, pieces, at, end, wanted)
                         at = min(end, place.first_offset + place.rows)
                     break
                 self._gather(gathered, entry, entry.header.first_offset, at, end, wanted)
@@ -141,20 +144,23 @@ class Reader:
         self._cache.put(entry)
         return entry
 
-    def _from_fragments(self, commit: Entry, first: int, end: int, wanted: Ids | None) -> Iterator[Slice]:
-        """A transaction that came in pieces: a slice a piece."""
+    def _from_fragments(
+        self, commit: Entry, pieces: Sequence[Place], first: int, end: int, wanted: Ids | None
+    ) -> Iterator[Slice]:
+        """Transactions that came in pieces: a slice a piece. `pieces` stay readable though they be sealed meanwhile."""
         base = commit.header.first_offset
         start = base
-        pieces = commit.head["fragments"]
-        for at, (number, rows) in enumerate(pieces):
-            stop = start + rows
+        facts = logged_facts(commit)
+        boundaries = {*facts.column("first_offset").to_pylist(), base + commit.header.rows}
+        for piece in pieces:
+            stop = start + piece.rows
             if stop > first and start < end:
                 gathered = _Gathered()
-                entry = self._entry(self._tail.place(number))
+                entry = self._entry(piece)
                 self._gather(gathered, entry, base, max(first, start), min(end, stop), wanted)
-                gathered.facts = [logged_facts(commit)]
+                gathered.facts = [facts]
                 gathered.end = min(end, stop)
-                gathered.whole = at == len(pieces) - 1
+                gathered.whole = gathered.end in boundaries
                 yield self._gathered_slice(gathered, max(first, start))
             start = stop
 

@@ -107,13 +107,9 @@ class Sealer:
                 self.failure = error  # shown in the log's status; the journal stays as it is and can be read
                 self._narrate(f"sealing stopped: {error}")
 
-    def _closed_files(self) -> list[JournalFile]:
-        """The journal files that nothing is appended to any more, oldest first."""
-        return self._tail.files()[:-1] if self._tail.writing else self._tail.files()
-
     def _due(self) -> list[JournalFile]:
         files, size = [], 0
-        for file in self._closed_files():
+        for file in self._tail.closed_files():
             files.append(file)
             size += file.size
             if size >= self._bytes_min:
@@ -124,7 +120,7 @@ class Sealer:
     def seal(self, *, everything: bool = False) -> bool:
         """Turn the closed files that are due, or all of them, into a segment; whether there were any."""
         with self._busy:
-            files = self._closed_files() if everything else self._due()
+            files = self._tail.closed_files() if everything else self._due()
             if not files:
                 return False
             gathered = self._gather(files)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -77,7 +77,7 @@ class Tail:
 
     def __init__(self, first_number: int) -> None:
         self._lock = threading.Lock()
-        self.writing = False  # whether the last file is still appended to; the writer says so
+        self._writing = False  # whether the last file is still appended to
         self._first_number = first_number
         self._files: dict[int, JournalFile] = {}
         self._facts = GrowingArray(_FACTS)
@@ -97,10 +97,22 @@ class Tail:
         with self._lock:
             return [self._files[number] for number in sorted(self._files)]
 
-    def add_file(self, file: JournalFile) -> None:
-        """A file whose entries follow."""
+    def closed_files(self) -> list[JournalFile]:
+        """The journal files that nothing is appended to any more, oldest first."""
+        with self._lock:
+            files = [self._files[number] for number in sorted(self._files)]
+            return files[:-1] if self._writing else files
+
+    def add_file(self, file: JournalFile, *, writing: bool = False) -> None:
+        """A file whose entries follow; `writing`: it is appended to until `file_closed`."""
         with self._lock:
             self._files[file.number] = file
+            self._writing = writing
+
+    def file_closed(self) -> None:
+        """Nothing is appended to the last file any more."""
+        with self._lock:
+            self._writing = False
 
     def add(self, file: JournalFile, position: int, header: EntryHeader, streams: Sequence[Ids]) -> None:
         """The next entry; `streams` are the ids it makes readable (a commit's fragments included)."""
@@ -147,6 +159,13 @@ class Tail:
             if not 0 <= at < len(self._facts.view()):
                 raise KeyError(number)
             return self._place(at)
+
+    def fragments(self, fragments: Sequence[Sequence[int]]) -> list[Place] | None:
+        """Where these fragments ([entry number, rows]) stand, with their rows; None if they have been sealed."""
+        try:
+            return [replace(self.place(number), rows=rows) for number, rows in fragments]
+        except KeyError:
+            return None
 
     def _place(self, at: int) -> Place:
         file, position, length, rows = self._facts.view()[at].tolist()

@@ -270,6 +270,9 @@ class Writer:
         entries = []
         for pending, position, header in framed:
             streams = list(pending.streams)
+            if pending.kind == EntryKind.COMMIT and pending.head.get("fragments"):
+                # Before they stop being open: the sealer drops what is neither open nor committed.
+                self._tail.use_fragments(header.number, pending.head["fragments"])
             if pending.transaction is not None:
                 if pending.kind == EntryKind.FRAGMENT:
                     opened = self._open.setdefault(pending.transaction, OpenFragments())
@@ -281,8 +284,6 @@ class Writer:
                     if closed is not None and pending.kind == EntryKind.COMMIT:
                         streams += closed.streams
             self._tail.add(file, position, header, streams if pending.kind == EntryKind.COMMIT else ())
-            if pending.kind == EntryKind.COMMIT and pending.head.get("fragments"):
-                self._tail.use_fragments(header.number, pending.head["fragments"])
             self._dictionary.defined(pending.head)
             entries.append(Entry(header, pending.head, pending.resume, pending.facts, pending.blocks))
         self._published(entries, self._next_offset)
@@ -317,8 +318,7 @@ class Writer:
         file = JournalFile.create(path, self._disk, FileKind.JOURNAL, identity, self._next_file)
         self._next_file += 1
         self._file_opened = time.monotonic()
-        self._tail.add_file(file)
-        self._tail.writing = True
+        self._tail.add_file(file, writing=True)
         return file
 
     def _close_file(self) -> None:
@@ -347,7 +347,7 @@ class Writer:
         position, file.size = file.size, file.size + header.entry_bytes
         self._tail.add(file, position, header, ())
         self._file = None
-        self._tail.writing = False
+        self._tail.file_closed()
         self._closed_file()
 
 
