@@ -20,7 +20,6 @@ from kadds.api.position import canonical_json
 from kadds.api.schema import Column, Table
 from kadds.log.stream import Stream, table_names
 
-
 _TABLES_MAX = 10_000
 
 
