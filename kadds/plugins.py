@@ -7,6 +7,7 @@ no driver; a driver that is missing when a source or a sink is opened names the 
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cache
@@ -87,13 +88,12 @@ def _import(entry: EntryPoint) -> Installed:
 
 
 def _modules(distribution: Distribution | None) -> dict[str, str]:
-    """Module name → the extra of `distribution` that installs it, as far as names tell."""
+    """Module name → the smallest extra of `distribution` that installs it, as far as names tell."""
     pattern = re.compile(r"""^([A-Za-z0-9._-]+).*;.*\bextra\s*==\s*['"]([^'"]+)['"]""")
-    matches = [pattern.match(line) for line in (distribution.requires or [] if distribution else [])]
-    found: dict[str, str] = {}
-    for match in filter(None, matches):
-        found.setdefault(match[1].lower().replace("-", "_"), match[2])
-    return found
+    lines = (distribution.requires or []) if distribution else []
+    pairs = [(match[1].lower().replace("-", "_"), match[2]) for match in map(pattern.match, lines) if match]
+    sizes = Counter(extra for _, extra in pairs)
+    return dict(sorted(pairs, key=lambda pair: sizes[pair[1]], reverse=True))
 
 
 # ------------------------------------------------------------------------------------------------------- opening

@@ -13,14 +13,13 @@ from urllib.parse import quote, unquote
 
 from pydantic import ValidationError
 
-from kadds.api.settings import MASK, SecretUrl, Settings
+from kadds.api.settings import SecretUrl, Settings
 from kadds.config.document import Node
 from kadds.config.planned import HINT, MESSAGE, PLANNED
-from kadds.config.problems import Problems, suggestion
+from kadds.config.problems import Problems, scrub, suggestion
 from kadds.plugins import holds_secret
 
 Model = TypeVar("Model", bound=Settings)
-_SHORTEST_SECRET = 3
 
 
 @dataclass(frozen=True)
@@ -44,14 +43,6 @@ def complaints(error: ValidationError, secrets: Iterable[str]) -> list[Complaint
             message = message[:1].lower() + message[1:]
         found.append(Complaint(tuple(one["loc"]), kind, scrub(message, hidden), scrub(hint, hidden) or None))
     return found
-
-
-def scrub(text: str, secrets: Iterable[str]) -> str:
-    """`text` without any of `secrets`, the longest first."""
-    for secret in sorted(set(secrets), key=len, reverse=True):
-        if len(secret) >= _SHORTEST_SECRET:
-            text = text.replace(secret, MASK)
-    return text
 
 
 def secret_texts(node: Node, model: type[Settings]) -> list[str]:
@@ -108,7 +99,7 @@ class Checker:
         try:
             return model.model_validate(with_absolute_paths(model, given, node))
         except ValidationError as error:
-            self.report(complaints(error, secret_texts(node, model)), node, label=label)
+            self.report(complaints(error, secret_texts(node, model)), node, model, label=label)
         return None
 
     def is_map(self, node: Node, label: str) -> bool:
@@ -131,7 +122,9 @@ class Checker:
                 self.problems.add(place, f"`{_dotted(label, name)}` is not a setting", suggestion(name, known))
         return frozenset(unknown)
 
-    def report(self, found: Sequence[Complaint], node: Node, *, label: str, partial: bool = False) -> None:
+    def report(
+        self, found: Sequence[Complaint], node: Node, model: type[Settings], *, label: str, partial: bool = False
+    ) -> None:
         """Put complaints at their places; with `partial`, missing fields may still come from elsewhere."""
         broken = node.any_broken()
         for one in found:
@@ -140,10 +133,23 @@ class Checker:
                 continue
             name = _dotted(label, *_shown_path(node, one))
             if one.kind == "missing":
-                place, message = at.key_place, f"`{label}` needs the setting `{one.path[-1]}`"
+                self.problems.add(
+                    at.key_place, f"`{_dotted(label, *one.path[:-1])}` needs the setting `{one.path[-1]}`"
+                )
+            elif one.kind == "extra_forbidden":
+                known = _known_at(model, one.path[:-1])
+                self.problems.add(at.key_place, f"`{name}` is not a setting", suggestion(str(one.path[-1]), known))
             else:
-                place, message = at.place, f"`{name}` {_sentence(one.message)}"
-            self.problems.add(place, message, one.hint or _hint(one, at))
+                self.problems.add(at.place, f"`{name}` {_sentence(one.message)}", one.hint or _hint(one, at))
+
+
+def _known_at(model: type[Settings], path: Sequence[str | int]) -> set[str]:
+    """The settings that a model has at `path`."""
+    models = [model]
+    for step in path:
+        below = [inner.model_fields[str(step)] for inner in models if str(step) in inner.model_fields]
+        models = [inner for declared in below for inner in _inner_models(declared.annotation)] or models
+    return {name for inner in models for name in inner.model_fields}
 
 
 def with_absolute_paths(model: type[Settings], given: Mapping[str, Any], base: Node | Path) -> dict[str, Any]:

@@ -27,7 +27,7 @@ MAX_NODES = 1_000_000
 MAX_ALIASES = 10_000
 
 _TAG = "tag:yaml.org,2002:"
-_UNQUOTED_REFERENCE = re.compile(r"""\$\{""")
+_UNQUOTED_TAG = re.compile(r"[\[{,\s]![^\s\[\]{},]")
 
 
 @dataclass(frozen=True, eq=False)
@@ -153,7 +153,8 @@ class Reader:
         except YAMLError as error:
             character = getattr(error, "character", None)
             line = text[: getattr(error, "position", 0)].count("\n") + 1
-            found = f"U+{ord(character):04X}" if isinstance(character, str) else "a character"
+            character = ord(character) if isinstance(character, str) else character
+            found = f"U+{character:04X}" if isinstance(character, int) else "a character"
             self._problems.add(Place(path, line), f"{found} is not allowed in YAML", "remove it, or write it as \\x…")
             return None
         except RecursionError:
@@ -170,13 +171,16 @@ class Reader:
         lines = text.splitlines()
         line = lines[mark.line] if mark and mark.line < len(lines) else ""
         reference = line.rfind("${", 0, (mark.column if mark else 0) + 1)
-        if reference >= 0 and error.context and "flow" in error.context:
+        quoted = any(line[: max(reference, 0)].count(quote) % 2 for quote in "\"'")
+        if reference >= 0 and not quoted and error.context and "flow" in error.context:
             place = Place(path, place.line, reference + 1)
             message = "inside braces or brackets an unquoted ${…} is not YAML"
             hint = 'quote it: "${…}"'
         elif "mapping values are not allowed" in message and "${" in line:
             hint = 'quote a value that holds a colon and a space: "${…}"'
-        elif "undefined alias" in message:
+        elif error.context and "flow" in error.context and _UNQUOTED_TAG.search(_between(lines, error)):
+            message, hint = "an unquoted ! is a YAML tag", 'quote a pattern that excludes: "!public.audit_*"'
+        elif "undefined alias" in message or "while scanning an alias" in (error.context or ""):
             message, hint = "an unquoted * is a YAML alias, and no such anchor is there", 'quote a pattern: "*.orders"'
         elif "\\t" in message:
             message, hint = "a tab indents this line", "indent with spaces"
@@ -186,6 +190,12 @@ class Reader:
                 Place(path, error.context_mark.line + 1, error.context_mark.column + 1) if error.context_mark else place
             )
         self._problems.add(place, f"this is not YAML: {message}" if hint is None else message, hint)
+
+
+def _between(lines: Sequence[str], error: MarkedYAMLError) -> str:
+    """The lines of the list or map in which `error` was found."""
+    first = error.context_mark.line if error.context_mark else 0
+    return "\n".join(lines[first : error.problem_mark.line + 1 if error.problem_mark else None])
 
 
 def from_plain(plain: Any, place: Place, environment: Mapping[str, str], problems: Problems, *, folder: Path) -> Node:
@@ -281,7 +291,7 @@ class _Build:
             elif key.value in found:
                 first = found[key.value].key_place
                 self._problems.add(place, f"`{key.value}` is given twice", f"it is already at {first}")
-            elif _UNQUOTED_REFERENCE.search(key.value):
+            elif "${" in key.value:
                 self._problems.add(place, "a reference ${…} stands in a key", "references are replaced in values only")
             else:
                 found[key.value] = self.node(value, place)
@@ -330,6 +340,8 @@ class _Build:
             self._problems.add(place, fault.message, fault.hint)
             return Node("", place, key_place, broken=True)
         secret = any(isinstance(part, Reference) and part.is_file for part in found)
+        if secret:
+            self._problems.hide(value)
         return Node(value, place, key_place, found if _refers(found) else (), secret)
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from kadds.api.errors import ConfigurationError
+from kadds.api.settings import MASK
 
 
 @dataclass(frozen=True, order=True)
@@ -59,11 +60,27 @@ class ConfigurationProblems(ConfigurationError):  # noqa: N818 - it is several
         return "\n".join(map(str, self.problems))
 
 
+_SHORTEST_SECRET = 3
+
+
+def scrub(text: str, secrets: Iterable[str]) -> str:
+    """`text` without any of `secrets`, the longest first."""
+    for secret in sorted(set(secrets), key=len, reverse=True):
+        if len(secret) >= _SHORTEST_SECRET:
+            text = text.replace(secret, MASK)
+    return text
+
+
 class Problems:
-    """Collects problems while a configuration is read, so that one look shows them all."""
+    """Collects problems while a configuration is read, so that one look shows them all, without what is hidden."""
 
     def __init__(self) -> None:
         self._found: dict[Problem, None] = {}
+        self._hidden: set[str] = set()
+
+    def hide(self, secret: str) -> None:
+        """Take `secret` out of every message."""
+        self._hidden.add(secret)
 
     def add(self, place: Place, message: str, hint: str | None = None) -> None:
         """Keep a problem; the same one twice counts once."""
@@ -75,9 +92,14 @@ class Problems:
     def listed(self) -> list[Problem]:
         """All of them, in the order in which their files were read, then by line and column."""
         order: dict[Path, int] = {}
-        for problem in self._found:
+        found = [self._scrubbed(problem) for problem in self._found] if self._hidden else list(self._found)
+        for problem in found:
             order.setdefault(problem.file, len(order))
-        return sorted(self._found, key=lambda problem: (order[problem.file], problem.line, problem.column))
+        return sorted(found, key=lambda problem: (order[problem.file], problem.line, problem.column))
+
+    def _scrubbed(self, problem: Problem) -> Problem:
+        hint = problem.hint and scrub(problem.hint, self._hidden)
+        return replace(problem, message=scrub(problem.message, self._hidden), hint=hint)
 
     def raise_any(self) -> None:
         """Raise ConfigurationProblems if there are any."""

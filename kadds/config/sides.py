@@ -40,9 +40,11 @@ class Sides:
             return None
         tables = None
         if side is not None:
+            faults = len(self._problems)
             tables = read_tables(
                 self._checker, node.value["tables"], side.table_settings, label=f"{label}.tables", kind="source"
             )
+            tables = tables if len(self._problems) == faults else None
         if options is not None and side is not None:
             self._check_polling(side, node, label)
         if options is None or settings is None or tables is None:

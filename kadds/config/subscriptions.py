@@ -68,18 +68,18 @@ class Subscriptions:
         )
         self._check_targets(tables, label)
         self._check_masks(names.tenant_of(name), node.value["tables"], label)
-        source = self._source(name, node, label)
         sink = self._sink(name, node, label)
+        source = self._source(name, node, label, sink)
         if options is None or source is None or sink is None:
             return None
         self._check_mode(options.mode, sink, node, label)
         self._check_tables(source, options.mode, tables, label)
         return SubscriptionEntry(**{**dict(options), "source": source, "sink": sink, "tables": tables})
 
-    def _source(self, name: str, node: Node, label: str) -> str | None:
+    def _source(self, name: str, node: Node, label: str, sink: str | None) -> str | None:
         tenant = names.tenant_of(name)
         found = self._named(node, "source", tenant, self._sections.named("sources"), label)
-        if found is not None and names.tenant_of(found) != tenant:
+        if found is not None and sink is not None and names.tenant_of(found) != tenant:
             self._problems.add(
                 node.value["source"].place,
                 f"`{label}` belongs to tenant {tenant} and uses source {found} of another tenant; "

@@ -24,6 +24,7 @@ def read_tables(
     `model` holds the settings that a table may have. `kind` is the list of planned settings.
     """
     entries: list[Entry] = []
+    faults = len(checker.problems)
     if isinstance(node.value, list):
         entries = [entry for item in node.value for entry in _listed(checker, item, label)]
     elif isinstance(node.value, dict):
@@ -36,8 +37,10 @@ def read_tables(
             'write tables: ["public.*", "!public.audit_*"]',
         )
         return TablePatterns((), model)
-    _check_together(checker, entries, node, label)
     found = TablePatterns(tuple(entries), model)
+    if len(checker.problems) > faults:
+        return found  # what the entries give together says nothing yet
+    _check_together(checker, entries, node, label)
     if model is not None:
         _check_exact(checker, found, node, model, label=label)
     return found
@@ -45,6 +48,11 @@ def read_tables(
 
 def _listed(checker: Checker, item: Node, label: str) -> list[Entry]:
     if item.broken:
+        return []
+    if item.secret:
+        checker.problems.add(
+            item.place, f"`{label}` has a pattern out of a file, which is a secret", "write the pattern, or use ${VAR}"
+        )
         return []
     if not isinstance(item.value, str):
         checker.problems.add(
@@ -87,7 +95,7 @@ def _mapped(
             model.model_validate(plain)
         except ValidationError as error:
             found = complaints(error, secret_texts(node, model))
-            checker.report(found, node, label=label, partial=True)
+            checker.report(found, node, model, label=label, partial=True)
             if any(one.kind != "missing" and one.path for one in found):
                 return _entry(checker, pattern, node, label)
     given = {

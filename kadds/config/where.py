@@ -22,8 +22,7 @@ _PREFIX = "SELECT 1 FROM t WHERE "
 _LOCK = threading.Lock()
 
 _ALLOWED = {
-    "BETWEEN", "CASE", "CAST", "COLLATE", "COLUMN_REF", "COMPARISON", "CONJUNCTION", "CONSTANT", "FUNCTION", "LAMBDA",
-    "OPERATOR", "TYPE",
+    "BETWEEN", "CASE", "CAST", "COLUMN_REF", "COMPARISON", "CONJUNCTION", "CONSTANT", "FUNCTION", "OPERATOR", "TYPE",
 }  # fmt: skip
 _NAMED = {
     "SUBQUERY": "a subquery",
@@ -33,22 +32,13 @@ _NAMED = {
     "DEFAULT": "a default",
     "POSITIONAL_REFERENCE": "a positional reference",
 }
-#: DuckDB's macros whose body is a pure expression; the others read the catalog or the session.
-_PURE_MACROS = {
-    "array_append", "array_prepend", "array_reverse", "array_to_string", "date_add", "days_in_month", "fdiv", "fmod",
-    "if", "list_any_value", "list_append", "list_avg", "list_bool_and", "list_bool_or", "list_count", "list_first",
-    "list_last", "list_max", "list_median", "list_min", "list_mode", "list_prepend", "list_product", "list_reverse",
-    "list_sum", "map_contains_entry", "map_contains_value", "nullif", "split_part",
-}  # fmt: skip
+#: Macros whose body is a pure expression; DuckDB's others read the catalog or the session.
+_PURE_MACROS = {"date_add", "fmod", "ifnull", "nullif", "split_part"}
 #: Functions that DuckDB calls consistent and that still look at the session, the catalog, the clock or a type's name.
 _IMPURE = {
     "current_localtime", "current_localtimestamp", "index_key", "json_deserialize_sql", "json_serialize_plan",
     "json_serialize_sql", "parse_duckdb_log_message", "version", "cast_to_type", "can_cast_implicitly", "make_type",
     "create_sort_key", "invoke", "constant_or_null", "replace_type",
-}  # fmt: skip
-_SESSION_WORDS = {
-    "current_catalog", "current_database", "current_date", "current_role", "current_schema", "current_time",
-    "current_timestamp", "current_user", "localtime", "localtimestamp", "session_user", "user",
 }  # fmt: skip
 
 
@@ -68,6 +58,13 @@ def where_columns(text: str) -> frozenset[str]:
     """
     if len(text) > MAX_CHARACTERS:
         raise WhereError(f"a filter has at most {MAX_CHARACTERS} characters")
+    try:
+        return _checked(text)
+    except RecursionError:
+        raise WhereError("a filter is nested too deeply", "write it flatter") from None
+
+
+def _checked(text: str) -> frozenset[str]:
     # Bare, it shows that no parenthesis of ours is closed early; in parentheses, that nothing follows the expression.
     _parse(f"{_PREFIX}{text}\n")
     tree = _parse(f"{_PREFIX}({text}\n)")
@@ -75,7 +72,7 @@ def where_columns(text: str) -> frozenset[str]:
         raise WhereError("a filter is true or false, not a constant", "compare a column with it: status <> 'draft'")
     if tree.get("class") == "FUNCTION" and tree.get("function_name") == "row":
         raise WhereError("a filter is one expression, not a list", "join conditions with AND or OR")
-    return frozenset(_columns(tree, frozenset()))
+    return frozenset(_columns(tree))
 
 
 def _parse(statement: str) -> dict[str, Any]:
@@ -87,17 +84,13 @@ def _parse(statement: str) -> dict[str, Any]:
     if parsed.get("error", True):
         at = int(parsed.get("position", 0)) - len(_PREFIX)
         message = str(parsed.get("error_message", "it cannot be read"))
-        raise WhereError(f"this is not a DuckDB expression: {_without_quote(message)}", _near(at))
+        raise WhereError(f"this is not a DuckDB expression: {' '.join(message.split())}", _near(at))
     node = parsed["statements"][0]["node"]
     clause = node.get("where_clause") if len(parsed["statements"]) == 1 else None
     plain = node.get("type") == "SELECT_NODE" and not node["group_expressions"] and not node["modifiers"]
     if clause is None or not plain or node.get("having") or node.get("qualify"):
         raise WhereError("a filter is one expression and no further clause", "write only what follows WHERE")
     return dict(clause)
-
-
-def _without_quote(message: str) -> str:
-    return " ".join(message.split())
 
 
 def _near(at: int) -> str | None:
@@ -125,24 +118,19 @@ def _functions() -> frozenset[str]:
     return frozenset((names - _IMPURE) | _PURE_MACROS)
 
 
-def _columns(node: Any, bound: frozenset[str]) -> Iterator[str]:
-    """Columns in a piece of the tree, except the names `bound` by a lambda; refuses what is not allowed."""
+def _columns(node: Any) -> Iterator[str]:
+    """Columns in a piece of the tree; refuses what is not allowed."""
     if isinstance(node, list):
         for item in node:
-            yield from _columns(item, bound)
-        return
-    if not isinstance(node, Mapping):
-        return
-    kind = node.get("class")
-    if kind is not None:
-        _check(node, str(kind))
-    if kind == "COLUMN_REF":
-        yield from _column(node, bound)
-        return
-    if kind == "FUNCTION":
-        bound |= _parameters(node)
-    for value in node.values():
-        yield from _columns(value, bound)
+            yield from _columns(item)
+    elif isinstance(node, Mapping):
+        kind = node.get("class")
+        if kind is not None:
+            _check(node, str(kind))
+        if kind == "COLUMN_REF":
+            yield _column(node)
+        for value in node.values():
+            yield from _columns(value)
 
 
 def _check(node: Mapping[str, Any], kind: str) -> None:
@@ -184,27 +172,8 @@ def _check_function(node: Mapping[str, Any]) -> None:
     )
 
 
-def _column(node: Mapping[str, Any], bound: frozenset[str]) -> Iterator[str]:
+def _column(node: Mapping[str, Any]) -> str:
     names = [str(name) for name in node["column_names"]]
-    if names[0] in bound:
-        return
     if len(names) > 1:
         raise WhereError(f"`{'.'.join(names)}` has a dot", "write a column's bare name, quoted where it holds a dot")
-    if names[0].lower() in _SESSION_WORDS:
-        raise WhereError(
-            f"the answer of `{names[0]}` depends on more than the row",
-            "a replay must decide as the first run did: compare columns with constants",
-        )
-    yield names[0]
-
-
-def _parameters(function: Mapping[str, Any]) -> frozenset[str]:
-    """The names that the lambdas among a function's arguments bind."""
-    found: set[str] = set()
-    for argument in function.get("arguments") or ():
-        expression = argument.get("expression", argument)
-        if expression.get("class") == "LAMBDA":
-            left = expression["lhs"]
-            sides = left.get("arguments") or [{"expression": left}]
-            found |= {str(side.get("expression", side)["column_names"][0]) for side in sides}
-    return frozenset(found)
+    return names[0]
