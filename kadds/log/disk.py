@@ -20,6 +20,13 @@ _VECTOR_MAX = 1000  # buffers in one writev; Linux takes 1024
 class Disk:
     """The real disk."""
 
+    def create(self, path: Path) -> int:
+        """A new file, open for appending and reading; its name is durable once the folder is synced."""
+        try:
+            return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise write_error(error, path) from error
+
     def append(self, descriptor: int, parts: Sequence[Any]) -> int:
         """Write all parts at the end of an append-only descriptor; how many bytes.
 
@@ -53,7 +60,10 @@ class Disk:
 
     def sync_folder(self, folder: Path) -> None:
         """Make new and removed names of a folder durable."""
-        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except OSError as error:
+            raise write_error(error, folder) from error
         try:
             self.sync(descriptor, folder)
         finally:
@@ -61,27 +71,43 @@ class Disk:
 
     def truncate(self, descriptor: int, length: int) -> None:
         """Cut a file back to `length` bytes."""
-        os.ftruncate(descriptor, length)
+        try:
+            os.ftruncate(descriptor, length)
+        except OSError as error:
+            raise write_error(error) from error
 
     def replace(self, source: Path, target: Path) -> None:
         """Rename, replacing; durable once the folder is synced."""
-        source.replace(target)
+        try:
+            source.replace(target)
+        except OSError as error:
+            raise write_error(error, target) from error
 
     def remove(self, path: Path) -> None:
         """Remove a file that may be gone already."""
-        path.unlink(missing_ok=True)
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            raise write_error(error, path) from error
 
     def free_bytes(self, folder: Path) -> int:
         """The room left for this process on the folder's file system."""
-        facts = os.statvfs(folder)
+        try:
+            facts = os.statvfs(folder)
+        except OSError as error:
+            raise write_error(error, folder) from error
         return facts.f_bavail * facts.f_frsize
 
 
-def write_error(error: OSError) -> NoSpaceError | CorruptLogError:
+def write_error(error: OSError, path: Path | None = None) -> NoSpaceError | CorruptLogError:
     """The error of ours for a failed write."""
+    where = str(path) if path else None
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return NoSpaceError(
             f"the disk takes no more bytes: {error.strerror}",
+            where=where,
             hint="make room on the log's file system; intake goes on by itself",
         )
-    return CorruptLogError(f"writing failed: {error.strerror}", hint="look at the machine's kernel log and disk")
+    return CorruptLogError(
+        f"writing failed: {error.strerror}", where=where, hint="look at the machine's kernel log and disk"
+    )

@@ -156,15 +156,24 @@ class EntryHeader:
 
     @classmethod
     def unpack(cls, data: Any, position: int, log: uuid.UUID) -> EntryHeader | None:
-        """The header at `position`, None if no whole header of this log stands there."""
+        """The header at `position`, None if no whole header of this log stands there.
+
+        CorruptLogError for a whole header that says what this version does not know.
+        """
         if position + ENTRY_HEADER_BYTES > len(data) or bytes(data[position : position + 4]) != ENTRY_MAGIC:
             return None
         (stored,) = _CHECKSUM.unpack_from(data, position + _ENTRY.size)
         if checksum(data[position : position + _ENTRY.size]) != stored:
             return None
-        _, kind, _, _, uuid_bytes, *numbers = _ENTRY.unpack_from(data, position)
+        _, kind, flags, version, uuid_bytes, *numbers = _ENTRY.unpack_from(data, position)
         if uuid_bytes != log.bytes:
             return None
+        if version != FORMAT or flags or kind not in set(EntryKind):
+            raise CorruptLogError(
+                f"the entry at byte {position} has kind {kind}, flags {flags}, format {version}, "
+                "which this version does not know",
+                hint="read it with the version that wrote it",
+            )
         epoch, number, first_offset, rows, head_bytes, body_bytes, durable, body = numbers
         return cls(EntryKind(kind), epoch, number, first_offset, rows, head_bytes, body_bytes, durable, body)
 

@@ -7,23 +7,25 @@ key (10 M extents: 34 MB and 2.5 ms a look-up without, 907 MB and 11 ms with one
 
 from __future__ import annotations
 
+import contextlib
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import duckdb
 import pyarrow as pa
 
+from kadds.api.errors import KaddsError
 from kadds.log.dictionary import SealedStreams
 from kadds.log.segment import Segment
 from kadds.log.stream import SYSTEM, Stream
 
 INDEX_NAME = "index.duckdb"
-_VERSION = 1
+_VERSION = 2
 _TABLES = """
     CREATE TABLE about(version INTEGER, log VARCHAR);
-    CREATE TABLE segments(number BIGINT, first_offset BIGINT, end_offset BIGINT, min_committed_at BIGINT,
-                          max_committed_at BIGINT);
+    CREATE TABLE segments(number BIGINT, fingerprint VARCHAR, first_offset BIGINT, end_offset BIGINT,
+                          min_committed_at BIGINT, max_committed_at BIGINT);
     CREATE TABLE extents(segment BIGINT, block INTEGER, stream BIGINT, layout INTEGER, start INTEGER, rows INTEGER,
                          first_offset BIGINT, last_offset BIGINT);
     CREATE TABLE streams(id BIGINT, name VARCHAR, incarnation INTEGER, token VARCHAR, source VARCHAR);
@@ -33,15 +35,21 @@ _TABLES = """
 class Index(SealedStreams):
     """The DuckDB file beside the segments; thread-safe."""
 
-    def __init__(self, folder: Path, log: str, *, memory_bytes: int, narrate: Callable[[str], None]) -> None:
+    def __init__(
+        self, folder: Path, log: str, *, memory_bytes: int, narrate: Callable[[str], None], writable: bool = True
+    ) -> None:
         self._path = folder / INDEX_NAME
         self._lock = threading.Lock()
         self._memory_bytes = memory_bytes
-        self._connection = self._open(log, narrate)
+        self._log = log
+        self._narrate = narrate
+        self._writable = writable
+        self._connection = self._open()
 
-    def _connect(self) -> duckdb.DuckDBPyConnection:
+    def _connect(self, database: str, *, read_only: bool = False) -> duckdb.DuckDBPyConnection:
         return duckdb.connect(
-            str(self._path),
+            database,
+            read_only=read_only,
             config={
                 "threads": 2,
                 "memory_limit": f"{max(64, self._memory_bytes >> 20)}MiB",
@@ -50,58 +58,100 @@ class Index(SealedStreams):
             },
         )
 
-    def _open(self, log: str, narrate: Callable[[str], None]) -> duckdb.DuckDBPyConnection:
-        if self._path.exists():
-            try:
-                connection = self._connect()
-                if connection.execute("SELECT version, log FROM about").fetchall() == [(_VERSION, log)]:
-                    return connection
-                connection.close()
-                reason = "it belongs to another log or version"
-            except duckdb.Error as error:
-                reason = str(error).splitlines()[0]
-            narrate(f"the index is made again from the segments: {reason}")
-        for leftover in (self._path, self._path.with_name(INDEX_NAME + ".wal")):
-            leftover.unlink(missing_ok=True)
-        connection = self._connect()
+    def _open(self) -> duckdb.DuckDBPyConnection:
+        """The index as it is, if every byte of it can be read; otherwise a new one.
+
+        A log that is opened for reading only has a new one in memory: DuckDB writes when it finds a write-ahead log.
+        """
+        leftovers = (self._path, self._path.with_name(INDEX_NAME + ".wal"))
+        if self._path.exists() and (self._writable or not leftovers[1].exists()):
+            reason = self._why_unusable()
+            if not reason:
+                return self._connect(str(self._path), read_only=not self._writable)
+            self._narrate(f"the index is made again from the segments: {reason}")
+        return self._new(leftovers)
+
+    def _why_unusable(self) -> str:
+        """Why the file cannot be used, "" if it can; DuckDB verifies a block's checksum when it is read."""
+        try:
+            connection = self._connect(str(self._path), read_only=not self._writable)
+        except duckdb.Error as error:
+            return str(error).splitlines()[0]
+        try:
+            if connection.execute("SELECT version, log FROM about").fetchall() != [(_VERSION, self._log)]:
+                return "it belongs to another log or version"
+            for table in ("segments", "extents", "streams"):
+                connection.execute(f"SELECT max(hash(t)) FROM {table} t").fetchall()
+        except duckdb.Error as error:
+            return str(error).splitlines()[0]
+        finally:
+            connection.close()
+        return ""
+
+    def _new(self, leftovers: Sequence[Path] = ()) -> duckdb.DuckDBPyConnection:
+        if self._writable:
+            for leftover in leftovers:
+                leftover.unlink(missing_ok=True)
+        connection = self._connect(str(self._path) if self._writable else ":memory:")
         connection.execute("BEGIN")
         connection.execute(_TABLES)
-        connection.execute("INSERT INTO about VALUES (?, ?)", [_VERSION, log])
+        connection.execute("INSERT INTO about VALUES (?, ?)", [_VERSION, self._log])
         connection.execute("COMMIT")
         return connection
 
-    def segments(self) -> set[int]:
-        """The numbers of the segments that it knows."""
+    @contextlib.contextmanager
+    def _asked(self) -> Iterator[duckdb.DuckDBPyConnection]:
+        """The connection, for one thread; what DuckDB raises is an error of the log."""
         with self._lock:
-            return {number for (number,) in self._connection.execute("SELECT number FROM segments").fetchall()}
+            try:
+                yield self._connection
+            except duckdb.Error as error:
+                raise KaddsError(
+                    f"the index does not answer: {str(error).splitlines()[0]}",
+                    where=str(self._path),
+                    hint="it is derived from the segments and made again when the log is opened: start Kadds again, "
+                    f"if need be without the file {INDEX_NAME}",
+                ) from error
 
     def complete(self, segments: Sequence[Segment]) -> int:
         """Take the segments that it does not know, starting anew if it knows one that is not live; how many."""
-        known, live = self.segments(), {segment.number for segment in segments}
-        if known - live:
-            with self._lock:
-                for table in ("segments", "extents", "streams"):
-                    self._connection.execute(f"DELETE FROM {table}")
-            known = set()
-        missing = [segment for segment in segments if segment.number not in known]
+        live = {(segment.number, segment.fingerprint) for segment in segments}
+        with self._asked() as connection:
+            known = set(connection.execute("SELECT number, fingerprint FROM segments").fetchall())
+            stale, unknown = known - live, live - known
+            if stale or (unknown and not self._writable):
+                connection.close()
+                self._connection = self._new((self._path,))
+                known = set()
+        missing = [segment for segment in segments if (segment.number, segment.fingerprint) not in known]
         for segment in missing:
             self.add(segment)
         return len(missing)
+
+    def move_to_memory(self, segments: Sequence[Segment]) -> None:
+        """Leave the file, which took no more, as it is, and know these segments in memory."""
+        with self._asked():
+            with contextlib.suppress(duckdb.Error):
+                self._connection.close()
+            self._writable = False
+            self._connection = self._new()
+        for segment in segments:
+            self.add(segment)
 
     def add(self, segment: Segment) -> None:
         """Take a segment's extents and streams, in one transaction."""
         extents, streams = segment.extents, segment.streams()
         times = segment.footer["committed_at"] or [None, None]
-        with self._lock:
-            run = self._connection.execute
+        with self._asked() as connection:
+            run = connection.execute
             run("BEGIN")
             try:
                 run(
-                    "INSERT INTO segments VALUES (?, ?, ?, ?, ?)",
-                    [segment.number, segment.first_offset, segment.end_offset, *times],
+                    "INSERT INTO segments VALUES (?, ?, ?, ?, ?, ?)",
+                    [segment.number, segment.fingerprint, segment.first_offset, segment.end_offset, *times],
                 )
-                self._connection.register("new_extents", extents)
-                self._connection.register("new_streams", streams)
+                connection.register("new_extents", extents)
+                connection.register("new_streams", streams)
                 run(
                     "INSERT INTO extents SELECT ?, block, stream, layout, start, rows, first_offset, last_offset "
                     "FROM new_extents ORDER BY stream, first_offset",
@@ -117,13 +167,13 @@ class Index(SealedStreams):
                 run("ROLLBACK")
                 raise
             finally:
-                self._connection.unregister("new_extents")
-                self._connection.unregister("new_streams")
+                connection.unregister("new_extents")
+                connection.unregister("new_streams")
 
     def extents(self, stream: int, first: int, end: int) -> list[tuple[int, int, int, int]]:
         """(segment, block, start, rows) of the extents of a stream that may hold offsets in [first, end), in order."""
-        with self._lock:
-            return self._connection.execute(
+        with self._asked() as connection:
+            return connection.execute(
                 "SELECT segment, block, start, rows FROM extents WHERE stream = ? AND last_offset >= ? "
                 "AND first_offset < ? ORDER BY first_offset",
                 [stream, first, end],
@@ -132,18 +182,18 @@ class Index(SealedStreams):
     def named(self, names: Sequence[str]) -> list[Stream]:
         """The sealed streams with any of these names."""
         wanted = pa.table({"name": pa.array(names, pa.string())})
-        with self._lock:
-            self._connection.register("wanted", wanted)
-            rows = self._connection.execute(
+        with self._asked() as connection:
+            connection.register("wanted", wanted)
+            rows = connection.execute(
                 "SELECT id, name, incarnation, token FROM streams SEMI JOIN wanted USING (name) ORDER BY id"
             ).fetchall()
-            self._connection.unregister("wanted")
+            connection.unregister("wanted")
         return [Stream(*row) for row in rows]
 
     def with_ids(self, ids: Sequence[int]) -> list[Stream]:
         """The sealed streams with these ids."""
-        with self._lock:
-            rows = self._connection.execute(
+        with self._asked() as connection:
+            rows = connection.execute(
                 "SELECT id, name, incarnation, token FROM streams WHERE id IN (SELECT unnest(?::BIGINT[]))", [list(ids)]
             ).fetchall()
         return [Stream(*row) for row in rows]
@@ -151,8 +201,8 @@ class Index(SealedStreams):
     def of_source(self, source: str | None) -> list[Stream]:
         """The sealed streams of a source, or all but the system's."""
         where, values = ("source = ?", [source]) if source else ("split_part(name, '/', 2) <> ?", [SYSTEM])
-        with self._lock:
-            rows = self._connection.execute(
+        with self._asked() as connection:
+            rows = connection.execute(
                 f"SELECT id, name, incarnation, token FROM streams WHERE {where} ORDER BY id", values
             ).fetchall()
         return [Stream(*row) for row in rows]

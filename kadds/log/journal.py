@@ -36,7 +36,7 @@ class JournalFile:
     @classmethod
     def create(cls, path: Path, disk: Disk, kind: FileKind, identity: Identity, number: int) -> Self:
         """A new file with its header, durable with its name."""
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        descriptor = disk.create(path)
         header = FileHeader.new(kind, identity, number)
         file = cls(path, descriptor, header, 0)
         try:
@@ -60,6 +60,16 @@ class JournalFile:
         except BaseException:
             os.close(descriptor)
             raise
+
+    def settle(self, disk: Disk) -> None:
+        """Make what a crashed process may have left in memory durable, and read from now on what the disk has.
+
+        A crash leaves whole entries that no fdatasync has confirmed. Whoever acts on them (a sink's cursor, a source's
+        acknowledgement) must not lose them at the next power cut. The pages are dropped from memory behind the sync,
+        since after one that failed they may look like what the disk does not have.
+        """
+        disk.sync(self.descriptor, self.path)
+        os.posix_fadvise(self.descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
 
     def reopen_for_append(self, end: int, disk: Disk) -> None:
         """Open it for writing behind byte `end`; what stands there now (a torn tail) is cut off for good."""

@@ -16,9 +16,17 @@ LOCK_NAME = "LOCK"
 class FolderLock:
     """An exclusive lock that the operating system gives back when the process ends, however it ends."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, writable: bool = True) -> None:
+        """Take it; LockedError if another process has it. `writable=False` changes no byte of the folder."""
         self._path = folder / LOCK_NAME
-        self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self._writable = writable
+        self._descriptor: int | None = None
+        if writable:
+            self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        elif self._path.exists():
+            self._descriptor = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
+        else:
+            return  # a copy of a folder: nobody has ever held it
         try:
             fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -29,18 +37,25 @@ class FolderLock:
                 where=str(folder),
                 hint="`kadds status` asks that process; only one process may hold a log folder",
             ) from None
-        self.describe()
+        if writable:
+            self.describe()
 
     def describe(self, **facts: Any) -> None:
         """Write who holds the lock, and where it listens, for those who find it locked."""
+        if self._descriptor is None or not self._writable:
+            return
         text = json.dumps({"pid": os.getpid(), **facts}).encode()
-        os.ftruncate(self._descriptor, 0)
         os.pwrite(self._descriptor, text, 0)
+        os.ftruncate(self._descriptor, len(text))
 
     def release(self) -> None:
         """Give it back."""
-        os.ftruncate(self._descriptor, 0)
-        os.close(self._descriptor)
+        descriptor, self._descriptor = self._descriptor, None
+        if descriptor is None:
+            return
+        if self._writable:
+            os.ftruncate(descriptor, 0)
+        os.close(descriptor)
 
 
 def read_holder(folder: Path) -> dict[str, Any]:

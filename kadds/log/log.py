@@ -13,7 +13,6 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, Self
 
-import duckdb
 import numpy as np
 
 from kadds.api.change import ChangeBatch, transaction_facts
@@ -61,9 +60,9 @@ class Log:
         self._closed = False
         if not writable and not path.exists():
             raise ConfigurationError("there is no log in this folder", where=str(path))
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        path.chmod(0o700)
-        self.lock = FolderLock(path)
+        if writable:
+            self._make_folder()
+        self.lock = FolderLock(path, writable=writable)
         try:
             self._open(memory_bytes, writable)
             if writable:
@@ -81,6 +80,14 @@ class Log:
         `seal_after_seconds`), `max_value_bytes` (a larger value stops its table by name). `narrate` is told what
         recovery does."""
         return cls(path, **settings)
+
+    def _make_folder(self) -> None:
+        """The folder, its name as durable as what will stand in it."""
+        missing = [folder for folder in (self.path, *self.path.parents) if not folder.exists()]
+        self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.path.chmod(0o700)
+        for folder in missing:
+            self._disk.sync_folder(folder.parent)
 
     def _open(self, memory_bytes: int, writable: bool) -> None:
         self._dictionary = Dictionary()
@@ -306,12 +313,9 @@ class Log:
     def _sealed(self, segment: Segment) -> None:
         try:
             self._index.add(segment)
-        except duckdb.Error as error:
-            raise KaddsError(
-                f"the index did not take segment {segment.number}: {error}",
-                where=str(self.path),
-                hint="the index is derived: stop Kadds, delete index.duckdb, start again",
-            ) from error
+        except KaddsError as error:  # a full disk, say: the segment is live already and must be found
+            self._narrate(f"the index goes on in memory until the log is opened again: {error}")
+            self._index.move_to_memory([*self._segments, segment])
         self._segments = (*self._segments, segment)
 
     def status(self) -> Mapping[str, Any]:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from kadds.api.errors import CorruptLogError, GapError
+from kadds.api.errors import CorruptLogError, GapError, KaddsError
 from kadds.api.position import Cursor
 from kadds.log.disk import Disk
 from kadds.log.entry import decode_head, encode_head
@@ -60,6 +60,7 @@ class Manifest:
         self.openings: list[Opening] = []
         self.segments: list[SegmentRecord] = []
         self.cut_bytes = damage_cut
+        self._failure: KaddsError | None = None
 
     @classmethod
     def create(cls, folder: Path, disk: Disk) -> Self:
@@ -78,9 +79,11 @@ class Manifest:
 
     @classmethod
     def open(cls, folder: Path, disk: Disk, *, writable: bool) -> Self:
-        """The manifest of an existing log; a torn last record is cut off."""
+        """The manifest of an existing log, without a torn last record; see `cut_torn_record`."""
         path = folder / MANIFEST_NAME
         file = JournalFile.open(path)
+        if writable:
+            file.settle(disk)
         scanned = file.scan()
         if scanned.damage or not scanned.entries:
             raise CorruptLogError(
@@ -88,15 +91,22 @@ class Manifest:
                 where=str(path),
                 hint="restore the file from a backup of the folder; the other files are untouched",
             )
-        torn = file.size - scanned.end
-        if writable:
-            file.reopen_for_append(scanned.end, disk)
-        manifest = cls(file, disk, file.header.identity.log, torn)
         data = file.mapped()
+        torn, file.size = file.size - scanned.end, scanned.end
+        manifest = cls(file, disk, file.header.identity.log, torn)
         for position, header in scanned.entries:
             manifest._take(decode_head(data, position, header))
             manifest._next = header.number + 1
         return manifest
+
+    def cut_torn_record(self) -> None:
+        """Open it for new records; a torn last one goes, now that nothing in the folder was found to need it."""
+        self._file.size += self.cut_bytes
+        self._file.reopen_for_append(self._file.size - self.cut_bytes, self._disk)
+
+    def knows(self, identity: Identity) -> bool:
+        """Whether this opening stands in the manifest."""
+        return any((o.epoch, o.id) == (identity.epoch, identity.epoch_id.hex()) for o in self.openings)
 
     def _take(self, record: dict[str, Any]) -> None:
         if "opening" in record:
@@ -121,6 +131,8 @@ class Manifest:
             )
 
     def _add(self, record: dict[str, Any]) -> None:
+        if self._failure is not None:
+            raise self._failure  # a record whose fsync failed may stand there: another one must not follow it
         head = encode_head(record)
         header = EntryHeader(EntryKind.RECORD, 0, self._next, 0, 0, len(head), 0, self._file.size, checksum(head))
         parts = [header.pack(self.log), head]
@@ -129,7 +141,11 @@ class Manifest:
         except BaseException:
             self._disk.truncate(self._file.descriptor, self._file.size)
             raise
-        self._disk.sync(self._file.descriptor, self._file.path)
+        try:
+            self._disk.sync(self._file.descriptor, self._file.path)
+        except KaddsError as error:
+            self._failure = error
+            raise
         self._file.size += header.entry_bytes
         self._next += 1
         self._take(record)

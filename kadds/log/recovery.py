@@ -20,14 +20,14 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from kadds.api.errors import CorruptLogError
+from kadds.api.errors import ConfigurationError, CorruptLogError
 from kadds.log.dictionary import Dictionary
 from kadds.log.disk import Disk
 from kadds.log.entry import Entry, decode, decode_head
 from kadds.log.frame import FILE_HEADER_BYTES, EntryHeader, EntryKind
 from kadds.log.index import Index
 from kadds.log.journal import JournalFile
-from kadds.log.manifest import MANIFEST_NAME, Manifest
+from kadds.log.manifest import MANIFEST_NAME, Manifest, SegmentRecord
 from kadds.log.producer import Producers
 from kadds.log.seal import segment_name
 from kadds.log.segment import Segment
@@ -82,11 +82,20 @@ class Recovery:
         manifest = self._first_pass()
         segments = self._second_pass(manifest)
         index = self._third_pass(manifest, segments)
-        self._dictionary.sealed = index
-        tail, next_offset, next_file = self._fourth_pass(manifest)
+        try:
+            self._dictionary.sealed = index
+            tail, next_offset, next_file = self._fourth_pass(manifest)
+            self._leftovers(manifest, tail)
+            if self._writable:
+                manifest.cut_torn_record()
+        except BaseException:
+            index.close()
+            raise
         return Recovered(manifest, segments, index, tail, next_offset, next_file)
 
     def _first_pass(self) -> Manifest:
+        if not self._writable and not (self._folder / MANIFEST_NAME).exists():
+            raise ConfigurationError("there is no log in this folder", where=str(self._folder))
         if (self._folder / MANIFEST_NAME).exists():
             manifest = Manifest.open(self._folder, self._disk, writable=self._writable)
             cut = f", a torn record of {manifest.cut_bytes} bytes was cut off" if manifest.cut_bytes else ""
@@ -116,7 +125,9 @@ class Recovery:
                     where=str(path),
                     hint="restore the file from a backup or another tier",
                 )
-            segments.append(Segment.open(path, manifest.log.bytes))
+            segment = Segment.open(path, manifest.log.bytes)
+            _check_record(segment, record)
+            segments.append(segment)
         if segments:
             last = segments[-1]
             self._dictionary.define({"layouts": last.layouts()})
@@ -131,7 +142,13 @@ class Recovery:
         return segments
 
     def _third_pass(self, manifest: Manifest, segments: list[Segment]) -> Index:
-        index = Index(self._folder, str(manifest.log), memory_bytes=self._index_memory_bytes, narrate=self._narrate)
+        index = Index(
+            self._folder,
+            str(manifest.log),
+            memory_bytes=self._index_memory_bytes,
+            narrate=self._narrate,
+            writable=self._writable,
+        )
         missing = index.complete(segments)
         self._narrate(
             f"third pass: the index took {missing} segments" if missing else "third pass: the index is complete"
@@ -151,21 +168,48 @@ class Recovery:
             for path in paths[: len(paths) - len(live)]:
                 self._disk.remove(path)
         entries = 0
-        next_file = last_sealed + 1
+        next_file = int(live[-1].stem) + 1 if live else last_sealed + 1
+        if live and self._is_unborn(live[-1]):
+            unborn = live.pop()
+            if self._writable:
+                self._disk.remove(unborn)
         for at, path in enumerate(live):
-            next_file = int(path.stem) + 1
-            last = at == len(live) - 1
-            if last and self._is_unborn(path):
-                if self._writable:
-                    self._disk.remove(path)
-                continue
-            found, end_offset = self._walk(tail, path, manifest, last=last)
+            found, end_offset = self._walk(tail, path, manifest, last=at == len(live) - 1)
             entries += found
             next_offset = max(next_offset, end_offset)
         self._narrate(
             f"fourth pass: {entries} entries in {len(tail.files())} journal files, the log ends at {next_offset}"
         )
         return tail, next_offset, next_file
+
+    def _leftovers(self, manifest: Manifest, tail: Tail) -> None:
+        """Segments that the manifest does not have and fragments that nobody committed.
+
+        A crash between a segment's own name and its record leaves both it and the journal that it was made of. Without
+        that journal the record itself is lost, and with it the only place of these changes.
+        """
+        live = {record.number for record in manifest.segments}
+        for path in self._segments.glob("*.segment"):
+            if int(path.stem) in live:
+                continue
+            try:
+                needed = int(Segment.open(path, manifest.log.bytes).footer["next_number"])
+            except CorruptLogError:
+                needed = 0
+            if needed > tail.next_number:
+                raise CorruptLogError(
+                    "the manifest does not know this segment, and the journal that it was made of is gone",
+                    where=str(path),
+                    hint=f"restore {MANIFEST_NAME} from a backup; nothing was changed or removed",
+                )
+            if self._writable:
+                self._disk.remove(path)
+        if self._writable:
+            tail.forget_moved([number for number in tail.moved() if tail.commit_of(number) is None])
+            needed_paths = {place.file.path for place in tail.moved().values()}
+            for path in self._journal.glob("*.fragments"):
+                if path not in needed_paths:
+                    self._disk.remove(path)
 
     def _take_fragments(self, tail: Tail, path: Path, manifest: Manifest) -> None:
         """Fragments whose journal file is sealed; the commits that name them follow in the open journal.
@@ -190,6 +234,14 @@ class Recovery:
 
     def _walk(self, tail: Tail, path: Path, manifest: Manifest, *, last: bool) -> tuple[int, int]:
         file = JournalFile.open(path, manifest.log.bytes)
+        if not manifest.knows(file.header.identity):
+            raise CorruptLogError(
+                f"opening {file.header.identity.epoch} of the log wrote this file, and the manifest does not know it",
+                where=str(path),
+                hint=f"restore {MANIFEST_NAME} from a backup of this folder that is no older than the file",
+            )
+        if self._writable and last:
+            file.settle(self._disk)
         scanned = file.scan()
         if scanned.damage or (scanned.end < file.size and not last):
             raise CorruptLogError(
@@ -227,7 +279,13 @@ class Recovery:
         elif header.kind == EntryKind.COMMIT:
             fragments = entry.head.get("fragments", ())
             for number, _ in fragments:
-                streams += self._fragment_streams.pop(number, [])
+                if number not in self._fragment_streams:
+                    raise CorruptLogError(
+                        f"entry {header.number} commits fragment {number}, which is nowhere",
+                        where=str(file.path),
+                        hint="a file of fragments is damaged or missing; restore it from a backup or another tier",
+                    )
+                streams += self._fragment_streams.pop(number)
             if fragments:
                 tail.use_fragments(header.number, fragments)
             self._producers.published(entry.head, entry.resume)
@@ -235,6 +293,18 @@ class Recovery:
                 for block in entry.blocks:
                     self._state.apply(block, lambda number: self._dictionary.stream(number).name)
         tail.add(file, position, header, streams if header.kind == EntryKind.COMMIT else ())
+
+
+def _check_record(segment: Segment, record: SegmentRecord) -> None:
+    footer = segment.footer
+    found = (segment.number, segment.first_offset, segment.end_offset, footer["next_number"], segment.file.size)
+    if found != (record.number, record.first_offset, record.end_offset, record.next_number, record.bytes):
+        raise CorruptLogError(
+            f"the segment is another one than the manifest says: (number, first and end offset, next entry, bytes) "
+            f"{found} instead of {record}",
+            where=str(segment.file.path),
+            hint="files of different copies of the log are mixed: restore the whole folder from one backup",
+        )
 
 
 def _streams(entry: Entry) -> list[npt.NDArray[np.int64]]:

@@ -19,7 +19,7 @@ import pyarrow as pa
 from kadds.api.errors import CorruptLogError, KaddsError
 from kadds.log.block import concatenate
 from kadds.log.dictionary import Dictionary
-from kadds.log.disk import Disk
+from kadds.log.disk import Disk, write_error
 from kadds.log.entry import Entry, decode, decode_head
 from kadds.log.frame import EntryHeader, EntryKind, FileKind, Identity
 from kadds.log.journal import JournalFile
@@ -103,9 +103,12 @@ class Sealer:
             try:
                 while not self._closing and self.seal():
                     pass
-            except KaddsError as error:
-                self.failure = error  # shown in the log's status; the journal stays as it is and can be read
-                self._narrate(f"sealing stopped: {error}")
+            except (KaddsError, OSError) as error:
+                # Shown in the log's status; the journal stays as it is and can be read, and the next time may succeed.
+                self.failure = write_error(error) if isinstance(error, OSError) else error
+                self._narrate(f"sealing stopped: {self.failure}")
+            else:
+                self.failure = None
 
     def _due(self) -> list[JournalFile]:
         files, size = [], 0

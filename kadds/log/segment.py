@@ -169,6 +169,7 @@ class Segment:
 
     file: JournalFile
     footer: Mapping[str, Any]
+    fingerprint: str  # the footer's checksum: another segment of the same number has another
 
     @classmethod
     def open(cls, path: Path, log: bytes) -> Self:
@@ -183,7 +184,7 @@ class Segment:
         footer = bytes(data[position : position + size])
         if checksum(footer) != stored:
             raise CorruptLogError("the checksum of the segment's footer does not hold", where=str(path))
-        return cls(file, json.loads(footer))
+        return cls(file, json.loads(footer), f"{stored:016x}")
 
     @property
     def number(self) -> int:
