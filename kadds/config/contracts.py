@@ -158,6 +158,8 @@ def _words(value: Any) -> str:
 
 
 def _table_differences(section: str, name: str, old: Any, new: Any) -> Iterator[Difference]:
+    if old == new:
+        return
     before, after = TablePatterns.from_described(old), TablePatterns.from_described(new)
     written = [{entry.written for entry in side.entries} for side in (before, after)]
     silent: set[str] = set()

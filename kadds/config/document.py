@@ -21,7 +21,7 @@ from ruamel.yaml.nodes import Node as YamlNode
 from kadds.config.problems import Place, Problems
 from kadds.config.references import Literal, Part, Reference, UnresolvedError, parts, resolve
 
-MAX_BYTES = 8 << 20
+MAX_BYTES = 4 << 20
 MAX_DEPTH = 32
 MAX_NODES = 1_000_000
 MAX_ALIASES = 10_000

@@ -9,7 +9,7 @@ a narrower entry never drops a mask by not naming it.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import translate
 from functools import cached_property
@@ -53,7 +53,7 @@ class Entry:
     @property
     def exact(self) -> bool:
         """Whether it names one table."""
-        return _WILD.search(self.pattern) is None
+        return not any(sign in self.pattern for sign in "*?[")
 
     @property
     def specificity(self) -> tuple[bool, int]:
@@ -67,6 +67,22 @@ class Entry:
     def matches(self, qualified_name: str) -> bool:
         """Whether the pattern matches; upper and lower case differ, and `*` crosses dots."""
         return self._compiled.match(qualified_name) is not None
+
+
+class _Lookup:
+    """Entries that match a name, least specific first; thousands of exact names cost no more than one."""
+
+    def __init__(self, entries: Iterable[Entry]) -> None:
+        ordered = sorted(entries, key=lambda entry: entry.specificity)  # keeps the order of equals
+        self._globs = [entry for entry in ordered if not entry.exact]
+        self._exact: dict[str, list[Entry]] = {}
+        for entry in ordered:
+            if entry.exact:
+                self._exact.setdefault(entry.pattern, []).append(entry)
+
+    def matching(self, qualified_name: str) -> Iterator[Entry]:
+        yield from (entry for entry in self._globs if entry.matches(qualified_name))
+        yield from self._exact.get(qualified_name, ())
 
 
 @dataclass(frozen=True)
@@ -96,25 +112,24 @@ class TablePatterns(Generic[Model]):
         return cls(tuple(Entry(p.removeprefix("!"), p.startswith("!"), nowhere) for p in patterns), model)
 
     @cached_property
-    def _included(self) -> tuple[Entry, ...]:
-        """Least specific first; sorting keeps the order of equals."""
-        return tuple(sorted((e for e in self.entries if not e.excludes), key=lambda entry: entry.specificity))
+    def _included(self) -> _Lookup:
+        return _Lookup(entry for entry in self.entries if not entry.excludes)
 
     @cached_property
-    def _excluded(self) -> tuple[Entry, ...]:
-        return tuple(entry for entry in self.entries if entry.excludes)
+    def _excluded(self) -> _Lookup:
+        return _Lookup(entry for entry in self.entries if entry.excludes)
 
     def matches(self, qualified_name: str) -> bool:
         """Whether the table is meant."""
-        return self.excluded_by(qualified_name) is None and any(self.entries_of(qualified_name))
+        return self.excluded_by(qualified_name) is None and bool(self.entries_of(qualified_name))
 
     def entries_of(self, qualified_name: str) -> tuple[Entry, ...]:
         """The entries that match, least specific first, whether or not the table is excluded."""
-        return tuple(entry for entry in self._included if entry.matches(qualified_name))
+        return tuple(self._included.matching(qualified_name))
 
     def excluded_by(self, qualified_name: str) -> Entry | None:
         """The exclusion that keeps the table out, if one does."""
-        return next((entry for entry in self._excluded if entry.matches(qualified_name)), None)
+        return next(self._excluded.matching(qualified_name), None)
 
     def given(self, qualified_name: str) -> dict[str, Any]:
         """What the matching entries give together, unchecked."""

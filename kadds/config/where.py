@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Iterator, Mapping
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
 import duckdb
@@ -64,6 +64,7 @@ def where_columns(text: str) -> frozenset[str]:
         raise WhereError("a filter is nested too deeply", "write it flatter") from None
 
 
+@lru_cache(maxsize=10_000)
 def _checked(text: str) -> frozenset[str]:
     # Bare, it shows that no parenthesis of ours is closed early; in parentheses, that nothing follows the expression.
     _parse(f"{_PREFIX}{text}\n")
