@@ -145,7 +145,7 @@ def sequence(number: int) -> bytes:
 
 
 def append_all(log: Log, producers: int, appends: list[list[tuple[ChangeBatch, ...]]], in_flight: int) -> list[float]:
-    """Each producer in a thread of its own, with up to `in_flight` appends not yet durable; milliseconds of each append."""
+    """Each producer in a thread of its own, `in_flight` appends not yet durable; the milliseconds of each."""
     times: list[list[float]] = [[] for _ in range(producers)]
     ready = threading.Barrier(producers)
 
@@ -265,7 +265,7 @@ def zipf_numbers(count: int, streams: int, seed: int) -> pa.Array:
 
 
 def million_streams(report: Report, folder: Path, scale: float) -> None:
-    """1,000,000 streams of one shape, Zipf 1.3, 65,536 rows an append; then one stream and the whole source read again."""
+    """1,000,000 streams of one shape, Zipf 1.3, 65,536 rows an append; then single streams read again."""
     streams, batch, count = max(10_000, int(1_000_000 * scale)), 65_536, max(2, int(40 * scale))
     tables = TableSet(tuple(Table("public", f"t{number}", COLUMNS, ("id",)) for number in range(streams)))
     ordinals = pa.array(np.arange(batch, dtype=np.uint32))
