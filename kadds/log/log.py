@@ -19,6 +19,7 @@ from kadds.api.change import ChangeBatch, transaction_facts
 from kadds.api.connector import Appended
 from kadds.api.errors import ConfigurationError, KaddsError
 from kadds.api.position import Cursor
+from kadds.log.checkpoint import Checkpoint, apply_commit
 from kadds.log.dictionary import Dictionary
 from kadds.log.disk import Disk
 from kadds.log.entry import Entry
@@ -131,7 +132,7 @@ class Log:
             manifest_lock=self._manifest_lock,
             tail=self._tail,
             dictionary=self._dictionary,
-            checkpoint=self._checkpoint,
+            checkpoint=Checkpoint(self._segments[-1] if self._segments else None, self._dictionary),
             open_fragments=lambda: self._open_writer().open_fragments(),
             sealed=self._sealed,
             narrate=self._narrate,
@@ -239,10 +240,7 @@ class Log:
         for entry in entries:
             self._cache.put(entry)
             if entry.header.kind == EntryKind.COMMIT:
-                self._producers.published(entry.head, entry.resume)
-                if entry.head.get("state"):
-                    for block in entry.blocks:
-                        self.state.apply(block, lambda number: self._dictionary.stream(number).name)
+                apply_commit(entry, self._producers, self.state, self._dictionary)
         with self._changed:
             self._end_offset = end_offset
             self._changed.notify_all()
@@ -306,9 +304,6 @@ class Log:
         self._open_writer().rotate()
         if self._sealer is not None:
             self._sealer.seal(everything=True)
-
-    def _checkpoint(self) -> dict[str, Any]:
-        return {"producers": self._producers.checkpoint(), "state": self.state.checkpoint()}
 
     def _sealed(self, segment: Segment) -> None:
         try:

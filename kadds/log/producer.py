@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import json
 import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
@@ -15,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -24,8 +26,8 @@ from kadds.api.errors import DataError, FencedError, KaddsError, UnknownInputErr
 from kadds.api.schema import TableSet
 from kadds.log.dictionary import Dictionary
 from kadds.log.frame import EntryKind
-from kadds.log.shaping import build_blocks
-from kadds.log.transaction import ENTRY_BYTES_MAX, LogTransaction
+from kadds.log.shaping import ENTRY_BYTES_MAX, build_blocks, check_ordinals, pieces
+from kadds.log.transaction import LogTransaction
 from kadds.log.writer import Pending, Writer
 
 
@@ -51,6 +53,7 @@ class Producers:
     """The producers of a log: their durable state, and who holds each now."""
 
     def __init__(self) -> None:
+        self._claiming = threading.Lock()  # held until the old holder has nothing queued any more
         self._lock = threading.Lock()
         self._durable: dict[str, ProducerState] = {}
         self._holders: dict[str, LogProducer] = {}
@@ -60,6 +63,12 @@ class Producers:
         self, source: str, name: str, writer: Writer, dictionary: Dictionary, value_bytes_max: int
     ) -> LogProducer:
         """A new holder, under the next epoch; the old one is fenced and its open transaction dies."""
+        with self._claiming:
+            return self._claim(source, name, writer, dictionary, value_bytes_max)
+
+    def _claim(
+        self, source: str, name: str, writer: Writer, dictionary: Dictionary, value_bytes_max: int
+    ) -> LogProducer:
         full_name = f"{source}/{name}"
         with self._lock:
             state, old = self._durable.get(full_name), self._holders.get(full_name)
@@ -148,8 +157,8 @@ class LogProducer:
 
     def _drain(self) -> None:
         """Wait until what this producer has queued is on disk or refused."""
-        if self._last_future is not None:
-            self._last_future.exception()
+        if (last := self._last_future) is not None:  # a newer holder drains this one too, from another thread
+            last.exception()
             self._last_future = None
 
     def fence(self) -> None:
@@ -192,7 +201,7 @@ class LogProducer:
         if repeated == len(sequences):
             return self._all_repeated(repeated)
         rows = transactions.rows - cut
-        _check_ordinals(transactions)
+        check_ordinals(transactions.changes, transactions.controls, transactions.rows)
         pending = self._commit_pending(
             sequences[-1].as_py(), resume, transactions.lineage, transactions.facts.slice(repeated), rows
         )
@@ -200,7 +209,8 @@ class LogProducer:
         changes = [_behind(batch, cut) for batch in transactions.changes] if cut else transactions.changes
         controls = [control for control in transactions.controls if control.ordinal >= cut]
         if transactions.nbytes() > ENTRY_BYTES_MAX:
-            self._submit_pieces(pending, changes, controls, cut, rows)
+            ends = np.cumsum(transactions.facts.column("rows").to_numpy(), dtype=np.int64)
+            self._submit_pieces(pending, changes, controls, cut, ends)
         else:
             self._fill(pending, changes, controls, -cut)
             self._submit(pending)
@@ -265,6 +275,7 @@ class LogProducer:
                 stream, layout = int(resolved.ids[0]), int(resolved.layout_numbers[0])
                 pending.layouts |= {layout}
             streams.append(np.array([stream], np.int64))
+            _check_facts(control, self.full_name)
             plain.append([control.ordinal + shift, stream, str(control.kind), layout, dict(control.facts)])
         if plain:
             pending.head["controls"] = plain
@@ -279,18 +290,18 @@ class LogProducer:
         self._writer.submit(pending, still)
 
     def _submit_pieces(
-        self, commit: Pending, changes: Sequence[ChangeBatch], controls: Sequence[Control], cut: int, rows: int
+        self,
+        commit: Pending,
+        changes: Sequence[ChangeBatch],
+        controls: Sequence[Control],
+        cut: int,
+        ends: npt.NDArray[np.int64],
     ) -> None:
         """An append over the size of an entry: fragments of successive ordinals, then the commit."""
-        size = sum(batch.nbytes for batch in changes)
-        step = max(1, int(rows * (ENTRY_BYTES_MAX // 2) / max(size, 1)))
         commit.transaction = self._producers.next_transaction()
         try:
-            for start in range(0, rows, step):
-                low, high = cut + start, cut + min(start + step, rows)
-                part = [piece for batch in changes if len(piece := _between(batch, low, high))]
-                inside = [control for control in controls if low <= control.ordinal < high]
-                self.submit_fragment(commit.transaction, part, inside, high - low, -cut)
+            for piece in pieces(changes, controls, cut, int(ends[-1]), ends):
+                self.submit_fragment(commit.transaction, piece.changes, piece.controls, piece.rows, -cut)
             commit.encode()
             self._submit(commit)
         except KaddsError:
@@ -373,22 +384,16 @@ def _behind(batch: ChangeBatch, cut: int) -> ChangeBatch:
     return batch.slice(int(np.searchsorted(batch.ordinals.to_numpy(), cut)), len(batch))
 
 
-def _between(batch: ChangeBatch, low: int, high: int) -> ChangeBatch:
-    start, stop = np.searchsorted(batch.ordinals.to_numpy(), [low, high])
-    return batch.slice(int(start), int(stop))
+def _check_facts(control: Control, where: str) -> None:
+    """Here, in the caller's thread: an error in the writer's would stop the log for all."""
+    try:
+        json.dumps(dict(control.facts))
+    except (TypeError, ValueError) as error:
+        raise UnknownInputError(
+            f"the facts of a control record {control.kind} are not JSON: {error}", where=where
+        ) from None
 
 
 def _check_rising(sequences: pa.Array, where: str) -> None:
     if sequences.null_count or (len(sequences) > 1 and not pc.all(pc.less(sequences[:-1], sequences[1:])).as_py()):
         raise UnknownInputError("the sequences of an append must be given and rise", where=where)
-
-
-def _check_ordinals(transactions: Transactions) -> None:
-    """Ordinals are 0 … n-1, each once: sum and squares tell, without sorting."""
-    total = transactions.rows
-    seen = [batch.ordinals.to_numpy().astype(np.float64) for batch in transactions.changes]
-    seen.append(np.array([control.ordinal for control in transactions.controls], np.float64))
-    sums, squares = sum(a.sum() for a in seen), sum((a * a).sum() for a in seen)
-    expected = (total * (total - 1) / 2, (total - 1) * total * (2 * total - 1) / 6)
-    if (sums, squares) != expected and not np.allclose((sums, squares), expected, rtol=1e-12):
-        raise UnknownInputError(f"the ordinals of an append of {total} rows must be 0 to {total - 1}, each once")

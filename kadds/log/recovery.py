@@ -21,6 +21,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from kadds.api.errors import ConfigurationError, CorruptLogError
+from kadds.log.checkpoint import apply_commit, restore
 from kadds.log.dictionary import Dictionary
 from kadds.log.disk import Disk
 from kadds.log.entry import Entry, decode, decode_head
@@ -132,9 +133,7 @@ class Recovery:
             last = segments[-1]
             self._dictionary.define({"layouts": last.layouts()})
             self._dictionary.next_id = int(last.footer["next_stream"])
-            checkpoint = last.checkpoint()
-            self._producers.restore(checkpoint["producers"])
-            self._state.restore(checkpoint["state"])
+            restore(last, self._producers, self._state)
         if self._writable:
             for leftover in self._segments.glob("*.new"):
                 self._disk.remove(leftover)
@@ -288,10 +287,7 @@ class Recovery:
                 streams += self._fragment_streams.pop(number)
             if fragments:
                 tail.use_fragments(header.number, fragments)
-            self._producers.published(entry.head, entry.resume)
-            if entry.head.get("state"):
-                for block in entry.blocks:
-                    self._state.apply(block, lambda number: self._dictionary.stream(number).name)
+            apply_commit(entry, self._producers, self._state, self._dictionary)
         tail.add(file, position, header, streams if header.kind == EntryKind.COMMIT else ())
 
 

@@ -18,6 +18,7 @@ import pyarrow as pa
 
 from kadds.api.errors import CorruptLogError, KaddsError
 from kadds.log.block import concatenate
+from kadds.log.checkpoint import Checkpoint
 from kadds.log.dictionary import Dictionary
 from kadds.log.disk import Disk, write_error
 from kadds.log.entry import Entry, decode, decode_head
@@ -59,7 +60,7 @@ class Sealer:
         manifest_lock: threading.Lock,
         tail: Tail,
         dictionary: Dictionary,
-        checkpoint: Callable[[], dict[str, Any]],
+        checkpoint: Checkpoint,
         open_fragments: Callable[[], dict[int, list[list[int]]]],
         sealed: Callable[[Segment], None],
         narrate: Callable[[str], None],
@@ -187,6 +188,7 @@ class Sealer:
             self._done(gathered, [number for number, _ in head.get("fragments", ())])
         elif header.kind == EntryKind.COMMIT:
             commit = self._decode(file, data, position, header)
+            self._checkpoint.take(commit)
             gathered.facts.append(logged_facts(commit))
             self._rows(gathered, commit, header.first_offset)
             fragments = commit.head.get("fragments", ())
@@ -255,7 +257,7 @@ class Sealer:
             streams=streams_batch(self._dictionary.stream(number) for number in sorted(gathered.streams)),
             controls=sorted(gathered.controls, key=lambda control: control[0]),
             layouts=self._dictionary.layouts.all(),
-            checkpoint=self._checkpoint(),
+            checkpoint=self._checkpoint.to_json(),
         )
 
     def _move_fragments(self, gathered: Gathered, file_number: int, identity: Identity) -> None:

@@ -5,7 +5,7 @@ This is where a thousand tables of one shape become one block; nothing here is p
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,9 +13,12 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from kadds.api.change import ChangeBatch
+from kadds.api.change import ChangeBatch, Control
+from kadds.api.errors import UnknownInputError
 from kadds.log.block import Block, concatenate, runs
 from kadds.log.dictionary import Dictionary
+
+ENTRY_BYTES_MAX = 8 << 20
 
 
 @dataclass(frozen=True)
@@ -25,6 +28,63 @@ class Built:
     blocks: list[Block]
     streams: list[npt.NDArray[np.int64]]
     layouts: frozenset[int]
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Rows of successive ordinals."""
+
+    changes: list[ChangeBatch]
+    controls: list[Control]
+    rows: int
+
+
+def pieces(
+    changes: Sequence[ChangeBatch],
+    controls: Sequence[Control],
+    start: int,
+    stop: int,
+    ends: npt.NDArray[np.int64] | None = None,
+) -> Iterator[Piece]:
+    """The ordinals from `start` up to `stop` in pieces of about half an entry's limit.
+
+    A piece ends where a transaction ends, if one of `ends` (the ordinals behind each) lies inside it.
+    """
+    size = sum(batch.nbytes for batch in changes)
+    step = max(1, int((stop - start) * (ENTRY_BYTES_MAX // 2) / max(size, 1)))
+    low = start
+    while low < stop:
+        high = min(low + step, stop)
+        if ends is not None and (at := int(np.searchsorted(ends, high, "right"))) and ends[at - 1] > low:
+            high = int(ends[at - 1])
+        part = [piece for batch in changes if len(piece := _between(batch, low, high))]
+        yield Piece(part, [control for control in controls if low <= control.ordinal < high], high - low)
+        low = high
+
+
+def _between(batch: ChangeBatch, low: int, high: int) -> ChangeBatch:
+    start, stop = np.searchsorted(batch.ordinals.to_numpy(), [low, high])
+    return batch.slice(int(start), int(stop))
+
+
+def check_ordinals(changes: Sequence[ChangeBatch], controls: Sequence[Control], rows: int) -> None:
+    """UnknownInputError unless the ordinals rise in each batch and are 0 to `rows` - 1, each once, over all."""
+    held = sum(map(len, changes)) + len(controls)
+    seen = np.zeros(rows, np.bool_)
+    fine = held == rows
+    for batch in changes:
+        ordinals = batch.ordinals.to_numpy()
+        fine = fine and (not len(ordinals) or bool(ordinals[-1] < rows and (ordinals[1:] > ordinals[:-1]).all()))
+        if fine:
+            seen[ordinals] = True
+    for control in controls:
+        fine = fine and 0 <= control.ordinal < rows
+        if fine:
+            seen[control.ordinal] = True
+    if not (fine and seen.all()):
+        raise UnknownInputError(
+            f"the ordinals of an append of {rows} rows must rise in each batch and be 0 to {rows - 1}, each once"
+        )
 
 
 def build_blocks(source: str, changes: Sequence[ChangeBatch], dictionary: Dictionary, shift: int) -> Built:

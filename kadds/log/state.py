@@ -6,6 +6,7 @@ it has the same order, durability and recovery. At each sealing the latest value
 
 from __future__ import annotations
 
+import copy
 import json
 import threading
 from collections.abc import Callable, Mapping
@@ -16,9 +17,10 @@ import pyarrow as pa
 
 from kadds.api.change import ChangeBatch, Op
 from kadds.api.connector import Appended
+from kadds.api.errors import ConfigurationError
 from kadds.api.schema import Column, Table
 from kadds.log.block import Block
-from kadds.log.stream import SYSTEM
+from kadds.log.stream import SYSTEM, qualified_name
 
 Submit = Callable[[str, ChangeBatch], Future[Appended]]
 
@@ -32,8 +34,8 @@ def state_table(kind: str) -> Table:
 class ControlState:
     """The state as of the durable end of the log."""
 
-    def __init__(self, submit: Submit) -> None:
-        self._submit = submit
+    def __init__(self, submit: Submit | None = None) -> None:
+        self._submit = submit  # None: this one only takes what others put
         self._lock = threading.Lock()
         self._values: dict[str, dict[str, dict[str, Any]]] = {}  # tenant → kind → key → value
         self._tables: dict[str, Table] = {}
@@ -44,6 +46,8 @@ class ControlState:
 
     def put_soon(self, tenant: str, kind: str, key: str, value: Any) -> Future[Appended]:
         """Like `put`, without waiting for the disk."""
+        if self._submit is None:
+            raise ConfigurationError("this control state takes no values")
         table = self._tables.setdefault(kind, state_table(kind))
         text = None if value is None else json.dumps(value)
         rows = pa.record_batch([pa.array([key], pa.string()), pa.array([text], pa.string())], schema=table.arrow_schema)
@@ -52,12 +56,12 @@ class ControlState:
     def get(self, tenant: str, kind: str, key: str) -> Any | None:
         """The latest durable value, None if there is none."""
         with self._lock:
-            return self._values.get(tenant, {}).get(kind, {}).get(key)
+            return copy.deepcopy(self._values.get(tenant, {}).get(kind, {}).get(key))
 
     def items(self, tenant: str, kind: str) -> dict[str, Any]:
         """Every key of a kind and its value."""
         with self._lock:
-            return dict(self._values.get(tenant, {}).get(kind, {}))
+            return copy.deepcopy(self._values.get(tenant, {}).get(kind, {}))
 
     def tenants(self, kind: str) -> list[str]:
         """The tenants that have anything of `kind`."""
@@ -70,7 +74,8 @@ class ControlState:
         starts = block.starts().tolist()
         with self._lock:
             for at, stream in enumerate(block.streams.tolist()):
-                tenant, _, kind = name_of(stream).split("/", 2)
+                name = name_of(stream)
+                tenant, kind = name.split("/", 1)[0], qualified_name(name)
                 values = self._values.setdefault(tenant, {}).setdefault(kind, {})
                 for row in range(starts[at], starts[at + 1]):
                     text = texts[row]

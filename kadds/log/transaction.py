@@ -12,11 +12,10 @@ import pyarrow as pa
 from kadds.api.change import ChangeBatch, Control, transaction_facts
 from kadds.api.connector import Appended
 from kadds.api.errors import UnknownInputError
+from kadds.log.shaping import ENTRY_BYTES_MAX, check_ordinals, pieces
 
 if TYPE_CHECKING:
     from kadds.log.producer import LogProducer
-
-ENTRY_BYTES_MAX = 8 << 20
 
 
 class LogTransaction:
@@ -37,35 +36,23 @@ class LogTransaction:
     def add(self, changes: Sequence[ChangeBatch], controls: Sequence[Control] = ()) -> None:
         """Add rows; small additions are gathered, so that a small transaction is one commit without fragments."""
         self._check()
+        rows = sum(map(len, changes)) + len(controls)
+        check_ordinals(changes, controls, rows)
         shift = self._held_rows
-        for batch in changes:
-            size = batch.nbytes
-            if size > ENTRY_BYTES_MAX // 2 and len(batch) > 1 and not controls and len(changes) == 1:
-                step = max(1, len(batch) * (ENTRY_BYTES_MAX // 2) // size)
-                for start in range(0, len(batch), step):
-                    piece = batch.slice(start, min(start + step, len(batch)))
-                    self._hold(piece, shift)
-                    shift = self._flush_if_large(shift)
-            else:
-                self._hold(batch, shift)
+        self._held += [_shifted(batch, shift) if shift else batch for batch in changes]
         self._held_controls += [_shifted_control(control, shift) for control in controls]
-        self._held_rows += len(controls)
-        self._flush_if_large(0)
+        self._held_rows += rows
+        self._held_bytes += sum(batch.nbytes for batch in changes)
+        if self._held_bytes >= ENTRY_BYTES_MAX // 2:
+            self._flush()
 
-    def _hold(self, batch: ChangeBatch, shift: int) -> None:
-        self._held.append(_shifted(batch, shift) if shift else batch)
-        self._held_rows += len(batch)
-        self._held_bytes += batch.nbytes
-
-    def _flush_if_large(self, shift: int) -> int:
-        if self._held_bytes < ENTRY_BYTES_MAX // 2:
-            return shift
-        flushed = self._held_rows
-        self._producer.submit_fragment(self._number, self._held, self._held_controls, flushed, self._rows)
-        self._rows += flushed
-        self._fragments += 1
+    def _flush(self) -> None:
+        """Send what is held as fragments; no entry holds the journal for long."""
+        for piece in pieces(self._held, self._held_controls, 0, self._held_rows):
+            self._fragments += 1
+            self._producer.submit_fragment(self._number, piece.changes, piece.controls, piece.rows, self._rows)
+        self._rows += self._held_rows
         self._held, self._held_controls, self._held_rows, self._held_bytes = [], [], 0, 0
-        return shift - flushed
 
     def commit(
         self,
@@ -93,9 +80,8 @@ class LogTransaction:
         if (repeat := self._producer.repeat_of(sequence)) is not None:
             self.abort()
             return repeat
-        if self._fragments and self._held_rows:
-            self._producer.submit_fragment(self._number, self._held, self._held_controls, self._held_rows, self._rows)
-            self._held, self._held_controls = [], []
+        if self._fragments:
+            self._flush()
         future = self._producer.submit_commit(
             self._number if self._fragments else None,
             self._held,

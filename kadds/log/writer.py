@@ -133,6 +133,7 @@ class Writer:
                 raise CorruptLogError("the log is closed")
             if still is not None:
                 still()
+            pending.future.set_running_or_notify_cancel()  # a caller's cancel must not meet the writer's result
             self._queue.append(pending)
             self._queued_bytes += pending.body_bytes
             self._changed.notify_all()
@@ -143,11 +144,15 @@ class Writer:
             change()
 
     def rotate(self) -> None:
-        """Close the journal file, so that it can be sealed; returns when it is closed."""
+        """Close the journal file, so that it can be sealed; returns when it is closed, or has no room to be."""
         with self._changed:
+            if self._closing:
+                raise CorruptLogError("the log is closed")
             self._rotate = True
             self._changed.notify_all()
             self._changed.wait_for(lambda: not self._rotate or self.failure is not None)
+            if self.failure is not None:
+                raise self.failure
 
     def close(self) -> None:
         """Write what is queued, close the file in order, end the thread."""
@@ -342,6 +347,7 @@ class Writer:
             self._disk.append(file.descriptor, [header.pack(identity.log), head])
         except NoSpaceError:
             self._disk.truncate(file.descriptor, file.size)
+            self._file_opened = time.monotonic()
             return  # the file stays open; the next group tries again
         self._disk.sync(file.descriptor, file.path)
         position, file.size = file.size, file.size + header.entry_bytes
