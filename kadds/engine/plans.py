@@ -30,11 +30,17 @@ def mask_key_name(contract: TableContract, mask_key: bytes | None) -> str | None
 
 @dataclass(frozen=True)
 class RecordedPart:
-    """One delivery of a plan: to which target, from which columns of the source, under which names."""
+    """One delivery of a plan: under which names, from which columns of which stream, by which contract and mask key.
+
+    `contract_version` in the JSON form is there for people.
+    """
 
     plan: Plan
     target: str
+    stream_id: int
     table: Table
+    contract: TableContract
+    mask_key: str | None
 
     def to_json(self) -> dict[str, Any]:
         """For the log."""
@@ -42,40 +48,58 @@ class RecordedPart:
             "id": self.plan.id,
             "names": dict(self.plan.names),
             "target": self.target,
+            "stream_id": self.stream_id,
             "table": self.table.to_json(),
+            "contract": self.contract.to_json(),
+            "contract_version": self.contract.version,
+            "mask_key": self.mask_key,
         }
+
+    @classmethod
+    def from_json(cls, plain: Mapping[str, Any], first: str, end: str) -> RecordedPart:
+        """What `to_json` wrote."""
+        return cls(
+            Plan(plain["id"], first, end, plain["names"]),
+            plain["target"],
+            plain["stream_id"],
+            Table.from_json(plain["table"]),
+            TableContract.from_json(plain["contract"]),
+            plain["mask_key"],
+        )
+
+    def check_mask_key(self, mask_key: bytes | None) -> None:
+        """ConfigurationError where the plan was begun under another mask key than there is now."""
+        if self.mask_key != mask_key_name(self.contract, mask_key):
+            raise ConfigurationError(
+                "an unfinished delivery was planned with another mask_key",
+                where=self.target,
+                hint="start once with the old mask_key, so that it is finished, then change the key",
+            )
 
 
 @dataclass(frozen=True)
 class RecordedPlan:
-    """All that is needed to finish a step of one stream of one subscription."""
+    """All that is needed to finish a step of one lane of one subscription."""
 
     subscription: str
     label: str
-    stream_id: int
     mode: Mode
-    contract: TableContract
-    mask_key: str | None
     first: str
     end: str
     parts: tuple[RecordedPart, ...]
 
     @property
     def key(self) -> str:
-        """A stream of a subscription has one plan at a time."""
+        """A lane has one plan at a time."""
         return f"{self.subscription}|{self.label}"
 
     def to_json(self) -> dict[str, Any]:
-        """For the log; `contract_version` is there for people."""
+        """For the log."""
         return {
             "version": _VERSION,
             "subscription": self.subscription,
             "label": self.label,
-            "stream_id": self.stream_id,
             "mode": str(self.mode),
-            "contract": self.contract.to_json(),
-            "contract_version": self.contract.version,
-            "mask_key": self.mask_key,
             "first": self.first,
             "end": self.end,
             "parts": [part.to_json() for part in self.parts],
@@ -90,33 +114,9 @@ class RecordedPlan:
                 where=f"{plain.get('subscription')} {plain.get('label')}",
                 hint="a newer Kadds wrote it: let that one finish it",
             )
-        return cls(
-            plain["subscription"],
-            plain["label"],
-            plain["stream_id"],
-            Mode(plain["mode"]),
-            TableContract.from_json(plain["contract"]),
-            plain["mask_key"],
-            plain["first"],
-            plain["end"],
-            tuple(
-                RecordedPart(
-                    Plan(part["id"], plain["first"], plain["end"], part["names"]),
-                    part["target"],
-                    Table.from_json(part["table"]),
-                )
-                for part in plain["parts"]
-            ),
-        )
-
-    def check_mask_key(self, mask_key: bytes | None) -> None:
-        """ConfigurationError where the plan was begun under another mask key than there is now."""
-        if self.mask_key is not None and (mask_key is None or key_fingerprint(mask_key) != self.mask_key):
-            raise ConfigurationError(
-                "an unfinished delivery was planned with another mask_key",
-                where=f"{self.subscription} {self.label}",
-                hint="start once with the old mask_key, so that it is finished, then change the key",
-            )
+        first, end = plain["first"], plain["end"]
+        parts = tuple(RecordedPart.from_json(part, first, end) for part in plain["parts"])
+        return cls(plain["subscription"], plain["label"], Mode(plain["mode"]), first, end, parts)
 
 
 def plan_id(subscription: str, label: str, first: str, end: str, part: int) -> str:
@@ -140,8 +140,8 @@ class Plans:
         """Strike it out."""
         self._log.state.put(self._tenant, _KIND, key, None)
 
-    def unfinished(self, subscription: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
-        """Keys and JSON forms of the plans of a subscription."""
-        for key, plain in self._log.state.items(self._tenant, _KIND).items():
+    def unfinished(self, subscription: str) -> Iterator[Mapping[str, Any]]:
+        """The JSON forms of the plans of a subscription."""
+        for plain in self._log.state.items(self._tenant, _KIND).values():
             if plain.get("subscription") == subscription:
-                yield key, plain
+                yield plain

@@ -64,6 +64,16 @@ class Attempts:
         self._since: dt.datetime | None = None
         self._logged: tuple[str, str] | None = None
 
+    @property
+    def count(self) -> int:
+        """How many."""
+        return self._count
+
+    @property
+    def seconds(self) -> float:
+        """For how long; 0 where the last attempt succeeded."""
+        return 0.0 if self._since is None else (utc_now() - self._since).total_seconds()
+
     def succeeded(self) -> None:
         """The row is broken."""
         self._count, self._since, self._logged = 0, None, None

@@ -26,7 +26,8 @@ class SourceSpec:
     `wanted` says for a table's qualified name whether it is captured. A polling source is asked for each table every
     `interval_seconds`, or, where that is None, only by `Engine.run_source_now` (a schedule calls it). At most `workers`
     tables are polled at once. New tables and changed columns are looked for every `rediscover_seconds`, and before
-    each scheduled run.
+    each scheduled run. A scheduled run in which something has been retrying for `give_up_seconds` ends as failed, so
+    that the next one begins anew; without a schedule nothing ever gives up.
     """
 
     name: str
@@ -36,6 +37,7 @@ class SourceSpec:
     interval_seconds: float | None = 10.0
     workers: int = 4
     rediscover_seconds: float = 60.0
+    give_up_seconds: float = 300.0
 
     @property
     def tenant(self) -> str:
