@@ -36,7 +36,7 @@ class Disk:
         views = [memoryview(part).cast("B") for part in parts if len(part)]
         while views:
             try:
-                written = os.writev(descriptor, views[:_VECTOR_MAX])
+                written = self._write(descriptor, views[:_VECTOR_MAX])
             except OSError as error:
                 raise write_error(error) from error
             total += written
@@ -49,7 +49,7 @@ class Disk:
     def sync(self, descriptor: int, path: Path) -> None:
         """Make the file's bytes durable; CorruptLogError if the disk cannot say that they are."""
         try:
-            os.fdatasync(descriptor)
+            self._flush(descriptor)
         except OSError as error:
             raise CorruptLogError(
                 f"the disk did not confirm a write: {error.strerror}",
@@ -57,6 +57,13 @@ class Disk:
                 hint="look at the machine's kernel log and disk; start Kadds again: what was not acknowledged is read "
                 "again from its source",
             ) from error
+
+    def _write(self, descriptor: int, views: Sequence[memoryview]) -> int:
+        """One call of the operating system; it may write less than it was given."""
+        return os.writev(descriptor, views)
+
+    def _flush(self, descriptor: int) -> None:
+        os.fdatasync(descriptor)
 
     def sync_folder(self, folder: Path) -> None:
         """Make new and removed names of a folder durable."""

@@ -44,7 +44,7 @@ class Index(SealedStreams):
         self._log = log
         self._narrate = narrate
         self._writable = writable
-        self._connection = self._open()
+        self._connection: duckdb.DuckDBPyConnection | None = None  # none is needed until there is a segment
 
     def _connect(self, database: str, *, read_only: bool = False) -> duckdb.DuckDBPyConnection:
         return duckdb.connect(
@@ -104,6 +104,8 @@ class Index(SealedStreams):
         """The connection, for one thread; what DuckDB raises is an error of the log."""
         with self._lock:
             try:
+                if self._connection is None:
+                    self._connection = self._open()
                 yield self._connection
             except duckdb.Error as error:
                 raise KaddsError(
@@ -115,6 +117,8 @@ class Index(SealedStreams):
 
     def complete(self, segments: Sequence[Segment]) -> int:
         """Take the segments that it does not know, starting anew if it knows one that is not live; how many."""
+        if not segments:
+            return 0
         live = {(segment.number, segment.fingerprint) for segment in segments}
         with self._asked() as connection:
             known = set(connection.execute("SELECT number, fingerprint FROM segments").fetchall())
@@ -125,21 +129,28 @@ class Index(SealedStreams):
                 known = set()
         missing = [segment for segment in segments if (segment.number, segment.fingerprint) not in known]
         for segment in missing:
-            self.add(segment)
+            self._add(segment)
         return len(missing)
 
     def move_to_memory(self, segments: Sequence[Segment]) -> None:
         """Leave the file, which took no more, as it is, and know these segments in memory."""
-        with self._asked():
-            with contextlib.suppress(duckdb.Error):
-                self._connection.close()
+        with self._lock:
+            if self._connection is not None:
+                with contextlib.suppress(duckdb.Error):
+                    self._connection.close()
             self._writable = False
             self._connection = self._new()
         for segment in segments:
-            self.add(segment)
+            self._add(segment)
 
     def add(self, segment: Segment) -> None:
         """Take a segment's extents and streams, in one transaction."""
+        if self._connection is None:
+            self.complete([segment])  # the first of the log: what the file may know is of another
+        else:
+            self._add(segment)
+
+    def _add(self, segment: Segment) -> None:
         extents, streams = segment.extents, segment.streams()
         times = segment.footer["committed_at"] or [None, None]
         with self._asked() as connection:
@@ -172,6 +183,8 @@ class Index(SealedStreams):
 
     def extents(self, stream: int, first: int, end: int) -> list[tuple[int, int, int, int]]:
         """(segment, block, start, rows) of the extents of a stream that may hold offsets in [first, end), in order."""
+        if self._connection is None:
+            return []
         with self._asked() as connection:
             return connection.execute(
                 "SELECT segment, block, start, rows FROM extents WHERE stream = ? AND last_offset >= ? "
@@ -181,6 +194,8 @@ class Index(SealedStreams):
 
     def named(self, names: Sequence[str]) -> list[Stream]:
         """The sealed streams with any of these names."""
+        if self._connection is None:
+            return []
         wanted = pa.table({"name": pa.array(names, pa.string())})
         with self._asked() as connection:
             connection.register("wanted", wanted)
@@ -192,6 +207,8 @@ class Index(SealedStreams):
 
     def with_ids(self, ids: Sequence[int]) -> list[Stream]:
         """The sealed streams with these ids."""
+        if self._connection is None:
+            return []
         with self._asked() as connection:
             rows = connection.execute(
                 "SELECT id, name, incarnation, token FROM streams WHERE id IN (SELECT unnest(?::BIGINT[]))", [list(ids)]
@@ -200,6 +217,8 @@ class Index(SealedStreams):
 
     def of_source(self, source: str | None) -> list[Stream]:
         """The sealed streams of a source, or all but the system's."""
+        if self._connection is None:
+            return []
         where, values = ("source = ?", [source]) if source else ("split_part(name, '/', 2) <> ?", [SYSTEM])
         with self._asked() as connection:
             rows = connection.execute(
@@ -210,4 +229,5 @@ class Index(SealedStreams):
     def close(self) -> None:
         """Write it out and let the file go."""
         with self._lock:
-            self._connection.close()
+            if self._connection is not None:
+                self._connection.close()
