@@ -1,0 +1,140 @@
+"""`kill -9` at random moments under load: nothing is lost, nothing stands twice, in any sink.
+
+A round starts `kadds run` over a shop that changes all the time and kills it: after a random time, at a random write
+to a file of the log or of a sink, at a kind of file (a segment being sealed, a temporary file of a sink, DuckDB's own
+journal), or at a line of its log. Every ten rounds, and at the end, Kadds catches up and all sinks are judged.
+
+`KADDS_SOAK_ROUNDS` says how many rounds there are (`make soak ROUNDS=300`). Each prints a line with its seed; a round
+is tried again with `KADDS_SOAK_SEED=<seed> KADDS_SOAK_ROUNDS=1`.
+"""
+
+import os
+import random
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.support.file_events import FileEvents
+from tests.support.judged_shop import JudgedShop
+from tests.support.kadds_process import Running
+
+ROUNDS = int(os.environ.get("KADDS_SOAK_ROUNDS", "10"))
+FIRST_SEED = int(os.environ.get("KADDS_SOAK_SEED", "1"))
+JUDGED_EVERY = 10
+LONGEST_SECONDS = 3.0
+
+FILES = (
+    ("created", "/segments/"),
+    ("renamed", "/segments/"),
+    ("deleted", "/journal/"),
+    ("created", "/journal/"),
+    ("written", "MANIFEST"),
+    ("created", ".duckdb.wal"),
+    ("deleted", ".duckdb.wal"),
+    ("written", ".duckdb"),
+    ("created", ".tmp-"),
+    ("renamed", ".parquet"),
+    ("renamed", ".jsonl"),
+    ("written", "_manifest/"),
+    ("created", "kadds.sock"),
+)
+LINES = ("claimed", "opened", "recover", "seal", "discovered", "deliver")
+
+
+@dataclass(frozen=True)
+class Moment:
+    """When to kill: by `how`, with what belongs to it. The time is up after LONGEST_SECONDS in any case."""
+
+    how: str
+    seconds: float = 0.0
+    times: int = 1
+    what: str = ""
+    where: str = ""
+
+    @classmethod
+    def chosen(cls, rng: random.Random) -> "Moment":
+        """Half of all moments are of time or of any write, so that no moment is left out for want of a name."""
+        how = rng.choice(["time", "time", "write", "write", "file", "line"])
+        if how == "time":
+            return cls(how, seconds=rng.uniform(0.0, LONGEST_SECONDS))
+        if how == "write":
+            return cls(how, times=int(2 ** rng.uniform(0, 9)))
+        if how == "file":
+            what, where = rng.choice(FILES)
+            return cls(how, times=rng.randint(1, 3), what=what, where=where)
+        return cls(how, what=rng.choice(LINES))
+
+    def __str__(self) -> str:
+        if self.how == "time":
+            return f"after {self.seconds:.3f} s"
+        if self.how == "line":
+            return f"at a line with {self.what!r}"
+        return f"at write {self.times}" if self.how == "write" else f"when {self.where!r} is {self.what}, {self.times}×"
+
+    def wait(self, running: Running, events: FileEvents) -> bool:
+        """Whether it came before the time was up."""
+        if self.how == "line":
+            return running.wait_for_line(lambda line: self.what in line.lower(), LONGEST_SECONDS) is not None
+        deadline = time.monotonic() + (self.seconds if self.how == "time" else LONGEST_SECONDS)
+        seen = 0
+        for what, path in events.until(deadline):
+            if self.how == "write" or (self.how == "file" and what == self.what and self.where in str(path)):
+                seen += 1
+                if seen == self.times:
+                    return True
+        return self.how == "time"
+
+
+@pytest.fixture
+def judged(tmp_path: Path) -> Iterator[JudgedShop]:
+    """A shop with all its sinks, whose log is sealed all the time."""
+    yield JudgedShop(tmp_path, seed=FIRST_SEED, log={"seal_after_seconds": 0.4})
+
+
+def kill_once(judged: JudgedShop, seed: int) -> str:
+    """One round; what was done, in words."""
+    rng = random.Random(seed)
+    moment = Moment.chosen(rng)
+    until_caught_up = rng.random() < 0.2
+    folders = [judged.folder / name for name in ("data/log", "lake", "feed")]
+    for folder in folders:
+        folder.mkdir(parents=True, exist_ok=True)
+    judged.shop.change(rng.randint(0, 40))
+    began = time.monotonic()
+    with judged.shop.changing(), FileEvents(judged.folder) as events:
+        arguments = ["--until-caught-up"] if until_caught_up else []
+        with judged.kadds.start(*arguments) as running:
+            came = moment.wait(running, events)
+            ended = running.process.poll()
+            running.kill()
+        if ended is not None:
+            assert until_caught_up, f"kadds ended with {ended} by itself:\n{running.said[-8000:]}"
+            assert ended == 0, f"kadds ended with {ended}:\n{running.said[-8000:]}"
+    fate = "which never came" if not came else "and had ended" if ended is not None else ""
+    return f"killed {moment} {fate} ({time.monotonic() - began:.2f} s)"
+
+
+def judge(judged: JudgedShop) -> None:
+    """Catch up and look at every sink."""
+    judged.kadds.catch_up().check()
+    assert judged.faults() == {}
+    left_over = [str(path) for path in judged.folder.rglob("*.tmp*")]
+    assert left_over == []
+
+
+@pytest.mark.soak
+def test_nothing_is_lost_and_nothing_stands_twice_after_kills_at_random_moments(judged: JudgedShop) -> None:
+    for number, seed in enumerate(range(FIRST_SEED, FIRST_SEED + ROUNDS), 1):
+        said = kill_once(judged, seed)
+        sys.stderr.write(f"round {number} of {ROUNDS}, seed {seed}: {said}\n")
+        if number % JUDGED_EVERY == 0 or number == ROUNDS:
+            began = time.monotonic()
+            judge(judged)
+            changes = sum(judged.shop.read_record(table).num_rows for table in judged.shop.tables)
+            sys.stderr.write(
+                f"judged after seed {seed}: {changes} changes right in all sinks ({time.monotonic() - began:.2f} s)\n"
+            )
