@@ -20,7 +20,7 @@ class DuckdbSettings(Settings):
         default=1.0, ge=0, description="how long after a delivery the file stays open before its owner can read it"
     )
     memory_limit_bytes: int = Field(
-        1 << 30,
+        default=1 << 30,
         ge=128 << 20,
         description="what DuckDB may take; beyond it, it works on disk beside the file",
     )

@@ -93,7 +93,9 @@ class SinkContract:
     def read_target(self, target: Target) -> pa.Table:
         """All that the target holds: its columns in their own types and, in `append`, those of HISTORY behind them.
 
-        Read it as somebody else would, not through the sink. A cell that was not given is null."""
+        Read it as somebody else would, not through the sink. Null stands for a cell that was not given, and for a text
+        that its column's type cannot hold.
+        """
         raise NotImplementedError
 
     # --------------------------------------------------------------------------------------------------- machinery
