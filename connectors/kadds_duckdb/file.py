@@ -58,6 +58,7 @@ class DatabaseFile:
         self._users = 0
         self._used_at = 0.0
         self._connection: duckdb.DuckDBPyConnection | None = None
+        self._closer: threading.Thread | None = None
         self._changed = threading.Condition(threading.RLock())
 
     @classmethod
@@ -84,6 +85,8 @@ class DatabaseFile:
             if self._users <= 0:
                 self._files.pop(self.path.resolve(), None)
                 self.close()
+                if self._closer is not None:
+                    self._closer.join()  # a thread that outlives the interpreter keeps DuckDB from ending in order
 
     @property
     def is_open(self) -> bool:
@@ -141,7 +144,10 @@ class DatabaseFile:
             self.openings += 1
             if self._settings.idle_close_seconds > 0:
                 name = f"close {self.path.name} when idle"
-                threading.Thread(target=self._close_when_idle, args=(connection,), name=name, daemon=True).start()
+                self._closer = threading.Thread(
+                    target=self._close_when_idle, args=(self.openings,), name=name, daemon=True
+                )
+                self._closer.start()
         return self._connection
 
     def _config(self) -> dict[str, str | bool | int | float | list[str]]:
@@ -157,9 +163,9 @@ class DatabaseFile:
             config["threads"] = self._settings.threads
         return config
 
-    def _close_when_idle(self, connection: duckdb.DuckDBPyConnection) -> None:
+    def _close_when_idle(self, opening: int) -> None:
         with self._changed:
-            while self._connection is connection:
+            while self._connection is not None and self.openings == opening:
                 left_seconds = self._used_at + self._settings.idle_close_seconds - self._clock.now()
                 if left_seconds <= 0:
                     self.close()

@@ -11,7 +11,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 
 import duckdb
-import pyarrow as pa
 
 from kadds.api.connector import (
     Delivery,
@@ -221,13 +220,12 @@ class DuckdbSession:
     def _keep(self, connection: duckdb.DuckDBPyConnection, cursors: Mapping[str, str]) -> None:
         if not cursors:
             return
-        rows = {"stream": pa.array(cursors.keys(), pa.string()), "cursor": pa.array(cursors.values(), pa.string())}
-        connection.register("_kadds_new", pa.table(rows))
+        streams, values = list(cursors.keys()), list(cursors.values())
         connection.execute(
-            "DELETE FROM main._kadds_cursors WHERE subscription = ? AND stream IN (SELECT stream FROM _kadds_new)",
-            [self._subscription],
+            "DELETE FROM main._kadds_cursors WHERE subscription = ? AND stream IN (SELECT unnest(?::VARCHAR[]))",
+            [self._subscription, streams],
         )
         connection.execute(
-            "INSERT INTO main._kadds_cursors SELECT ?, stream, cursor FROM _kadds_new", [self._subscription]
+            "INSERT INTO main._kadds_cursors SELECT ?, unnest(?::VARCHAR[]), unnest(?::VARCHAR[])",
+            [self._subscription, streams, values],
         )
-        connection.unregister("_kadds_new")

@@ -24,11 +24,11 @@ TEXT = pa.large_string()
 _PART_BYTES = 8 << 20
 _ALPHABET = np.frombuffer(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/", np.uint8)
 _SHORT_ESCAPES = {"\b": "\\b", "\f": "\\f", "\n": "\\n", "\r": "\\r", "\t": "\\t"}
-_ESCAPES = [
-    ("\\", "\\\\"),
-    ('"', '\\"'),
-    *((chr(code), _SHORT_ESCAPES.get(chr(code), f"\\u{code:04x}")) for code in range(32)),
-]
+#: Pattern → what is replaced where it matches; the backslash first, since the others bring new ones.
+_ESCAPES = {
+    r'["\\]': [("\\", "\\\\"), ('"', '\\"')],
+    r"[\x00-\x1f]": [(chr(code), _SHORT_ESCAPES.get(chr(code), f"\\u{code:04x}")) for code in range(32)],
+}
 _DAY_MICROSECONDS = 86_400_000_000
 _YEARS = [np.datetime64(text, "D").astype(np.int64) for text in ("-32767-01-01", "32767-12-31")]
 
@@ -106,9 +106,10 @@ def _joined(*parts: str | pa.Array) -> pa.Array:
 
 
 def _quoted(values: pa.Array) -> pa.Array:
-    if pc.any(pc.match_substring_regex(values, r'[\x00-\x1f"\\]')).as_py():
-        for raw, escaped in _ESCAPES:
-            values = pc.replace_substring(values, raw, escaped)
+    for pattern, replacements in _ESCAPES.items():
+        if pc.any(pc.match_substring_regex(values, pattern)).as_py():
+            for raw, escaped in replacements:
+                values = pc.replace_substring(values, raw, escaped)
     return _joined('"', values, '"')
 
 
