@@ -309,7 +309,7 @@ class PollRunner(SourceRunner):
             gives_up = self._gives_up(table.attempts)
             if gives_up and self._run is not None:  # the next run begins anew
                 self._run.problems[f"{self.spec.name}/{table.table.qualified_name}"] = problem
-                table.polls, table.due_at = table.asked, None
+                table.polls, table.due_at = max(table.polls, table.asked), None
                 table.attempts.succeeded()
             elif decided.again_in_seconds is not None:
                 table.due_at = time.monotonic() + decided.again_in_seconds - _EARLY_SECONDS
@@ -377,6 +377,8 @@ class PollRunner(SourceRunner):
             if run is None:
                 return
             run.rows = self._total_rows() - self._run_rows
+            for table in self.tables.values():  # what this run did not get to is the next one's
+                table.polls = max(table.polls, table.asked)
             run.problems.update({**self.failures(), **(problems or {})})
             outcome = "failed" if run.problems and outcome == "done" else outcome
         self._intake.run_ended(run, outcome)

@@ -16,7 +16,7 @@ from kadds.engine.deliver import SubscriptionRunner
 from kadds.log.log import Log
 from kadds.log.stream import SYSTEM, Stream, qualified_name
 
-_LOOK_UP_SECONDS = 0.5  # how long the log may keep the thread from seeing that it is to stop
+_LOOK_UP_SECONDS = 0.2  # how long the log may keep the thread from seeing that it is to stop
 
 _logger = structlog.get_logger(__name__)
 

@@ -374,13 +374,15 @@ class Engine:
         expected = {name: self._expectation(name, runner) for name, runner in sources.items()}
         self._until(lambda: all(self._done(sources[name], reached) for name, reached in expected.items()), stop)
         cut = self._log.end().offset()
-        for name, subscription in subscriptions.items():
-            if subscription.spec.scheduled and not subscription.box.at_rest:
-                self.run_subscription_now(name, trigger="until-caught-up")
+        runs = {
+            name: self.run_subscription_now(name, trigger="until-caught-up")
+            for name, subscription in subscriptions.items()
+            if subscription.spec.scheduled and not subscription.box.at_rest
+        }
         self._until(
             lambda: (
                 self._dispatcher.scanned >= cut
-                and all(self._delivered(runner, cut) for runner in subscriptions.values())
+                and all(self._delivered(runner, cut, runs.get(name)) for name, runner in subscriptions.items())
             ),
             stop,
         )
@@ -405,7 +407,7 @@ class Engine:
             self.changed.wait(count, _LOOK_SECONDS)
 
     def _done(self, runner: SourceRunner, reached: Callable[[], bool]) -> bool:
-        if runner.box.at_rest or self._given_up(runner.boxes()):
+        if runner.box.at_rest or self._given_up(runner):
             return True
         try:
             return reached()
@@ -413,11 +415,17 @@ class Engine:
             runner.box.become(State.FAILED, Problem.of(error))
             return True
 
-    def _delivered(self, runner: SubscriptionRunner, cut: int) -> bool:
-        return runner.caught_up(cut) or self._given_up(runner.boxes())
+    def _delivered(self, runner: SubscriptionRunner, cut: int, run: Run | None) -> bool:
+        if self._given_up(runner):
+            return True
+        return runner.caught_up(cut) and (run is None or run.ended.is_set())
 
-    def _given_up(self, boxes: dict[str, StateBox]) -> bool:
+    def _given_up(self, runner: SourceRunner | SubscriptionRunner) -> bool:
         """Whether what is left has been retrying for so long that it counts as failed."""
+        boxes = runner.boxes()
+        own = boxes.pop(runner.spec.name)
+        if self._hopeless(own) and (isinstance(runner, SubscriptionRunner) or not boxes):
+            return True
         moving = [box for box in boxes.values() if not box.at_rest and box.state is not State.IDLE]
         return bool(moving) and all(self._hopeless(box) for box in moving)
 
