@@ -1,0 +1,66 @@
+"""From configuration to what the engine is told: opened sources and sinks, and plain specifications."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from kadds import plugins
+from kadds.api.connector import Sink, Source
+from kadds.config import Configuration, SinkEntry, SourceEntry, SubscriptionEntry, SubscriptionTable
+from kadds.engine.contract import TableContract, column_choice
+from kadds.engine.mask import Mask
+from kadds.engine.spec import SinkSpec, SourceSpec, SubscriptionSpec
+from kadds.plugins import Installed
+
+
+def open_source(entry: SourceEntry, installed: Mapping[str, Installed]) -> Source:
+    """The source, opened; errors as in `plugins.open_source`."""
+    return plugins.open_source(entry.connector, entry.settings, entry.tables.settings, among=installed)
+
+
+def open_sink(entry: SinkEntry, installed: Mapping[str, Installed] | None = None) -> Sink:
+    """The sink, opened; errors as in `plugins.open_sink`."""
+    return plugins.open_sink(entry.connector, entry.settings, among=installed)
+
+
+def source_spec(name: str, entry: SourceEntry, source: Source, installed: Mapping[str, Installed]) -> SourceSpec:
+    """What the engine is told of an opened source."""
+    side = plugins.installed(entry.connector, installed).connector.source
+    assert side is not None  # noqa: S101 - it was opened
+    interval = None if entry.schedule else entry.poll_interval_seconds
+    return SourceSpec(name, source, side.abilities, wanted=entry.tables.matches, interval_seconds=interval)
+
+
+def sink_spec(name: str, entry: SinkEntry, sink: Sink) -> SinkSpec:
+    """What the engine is told of an opened sink."""
+    side = plugins.installed(entry.connector).connector.sink
+    assert side is not None  # noqa: S101
+    return SinkSpec(name, sink, side.abilities)
+
+
+def subscription_spec(name: str, entry: SubscriptionEntry, configuration: Configuration) -> SubscriptionSpec:
+    """What the engine is told of a subscription."""
+    return SubscriptionSpec(
+        name,
+        entry.source,
+        entry.sink,
+        entry.mode,
+        wanted=entry.tables.matches,
+        contract_of=lambda table: contract(entry.tables.settings(table)),
+        mask_key=mask_key(configuration, entry.tenant),
+        batch_rows=entry.batch_rows,
+        scheduled=entry.schedule is not None,
+    )
+
+
+def mask_key(configuration: Configuration, tenant: str) -> bytes | None:
+    """The tenant's key of masks; None where it has none."""
+    key = configuration.tenant(tenant).mask_key
+    return key.reveal().encode() if key is not None else None
+
+
+def contract(settings: SubscriptionTable) -> TableContract:
+    """The engine's form of one table's contract."""
+    include, exclude = column_choice(settings.columns)
+    masks = {column: Mask(how) for column, how in settings.mask.items()}
+    return TableContract(settings.where, include, exclude, masks, settings.target)

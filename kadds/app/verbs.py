@@ -1,0 +1,282 @@
+"""The verbs: what a command, or another process through the socket, can ask of an app.
+
+A verb is a function of an app and plain arguments that answers with JSON or with parts. Verbs that write say so: a
+command that finds nobody running opens the log for reading only where that is enough.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import closing
+from dataclasses import dataclass
+from inspect import signature
+from pathlib import Path
+from typing import Any
+
+from kadds.api.connector import Finding
+from kadds.api.errors import ConfigurationError, KaddsError
+from kadds.app import assembly, reading, status
+from kadds.app.app import App
+from kadds.app.schedules import job_name
+from kadds.config import ConfigurationProblems
+from kadds.config import names as naming
+from kadds.log.socket import Answer, SocketServer
+
+PAUSED = "paused"  # the kind of control state in which the engine keeps pauses
+
+
+@dataclass(frozen=True)
+class Verb:
+    """`writes`: the log must be open for writing."""
+
+    function: Callable[..., Any]
+    writes: bool = False
+
+
+def answer(app: App, verb: str, arguments: Mapping[str, Any]) -> Answer:
+    """What the verb answers; ConfigurationError for one that there is not, or for arguments that it does not take."""
+    found = VERBS.get(verb)
+    if found is None:
+        raise ConfigurationError(
+            f"this Kadds has no verb {verb!r}", hint="the process that runs may be of another version: start it again"
+        )
+    try:
+        signature(found.function).bind(app, **arguments)
+    except TypeError as error:
+        raise ConfigurationError(f"verb {verb}: {error}", hint="use commands of the version that runs") from None
+    try:
+        return found.function(app, **arguments)
+    except ConfigurationProblems as problems:
+        raise ConfigurationError(str(problems)) from problems  # all of them, also through the socket
+
+
+def serve(app: App) -> SocketServer:
+    """Answer verbs to other processes until the app closes."""
+    server = SocketServer(app.log.path, app.log.lock, lambda verb, arguments: answer(app, verb, arguments))
+    app.on_close(server.close)
+    return server
+
+
+# -------------------------------------------------------------------------------------------------------------- sinks
+
+
+def _sink_register(
+    app: App, *, name: str, connector: str, settings: Mapping[str, Any], folder: str
+) -> Mapping[str, Any]:
+    full = naming.full(name)
+    loaded = app.loaded_if_possible()
+    if full in app.remembered.contracts()["sinks"] or (loaded and full in loaded.configuration.sinks):
+        raise ConfigurationError(
+            f"the file has a sink {naming.short(full)} already", hint="choose another name, or take it out of the file"
+        )
+    users = _users_of(app, full)
+    if users and full in app.registry.written():
+        raise ConfigurationError(
+            f"sink {naming.short(full)} is registered already and used by {', '.join(users)}",
+            hint="register the new one under another name, and let the subscription name that",
+        )
+    given = {"connector": connector, **settings}
+    app.registry.register(full, given, folder=Path(folder))
+    return status.named("sink", full, status.sinks(app))
+
+
+def _sink_show(app: App, *, name: str) -> Mapping[str, Any]:
+    return status.named("sink", name, status.sinks(app))
+
+
+def _sink_test(app: App, *, name: str) -> list[dict[str, Any]]:
+    """Open the sink and ask it; an error of level error for what it refuses."""
+    full = naming.full(name)
+    with closing(assembly.open_sink(app.sink_entry(full))) as sink:
+        return [_finding(one) for one in sink.check(())]
+
+
+def _finding(one: Finding) -> dict[str, Any]:
+    return {"level": one.level.value, "where": one.where, "message": one.message, "hint": one.hint}
+
+
+def _sink_remove(app: App, *, name: str) -> Mapping[str, Any]:
+    found = status.named("sink", name, status.sinks(app))
+    full = found["name"]
+    if users := _users_of(app, full):
+        raise ConfigurationError(
+            f"sink {naming.short(full)} is used by {', '.join(users)}",
+            hint="take those subscriptions out of the file and remove them with `kadds subscription remove`",
+        )
+    _refuse_configured(app, "sinks", full)
+    if found["registered"]:
+        app.registry.remove(full)
+    else:
+        app.remembered.forget("sinks", full)
+    return {"removed": full}
+
+
+def _users_of(app: App, sink: str) -> list[str]:
+    running = app.running
+    now = running.configuration.subscriptions if running else {}
+    users = {name for name, entry in now.items() if entry.sink == sink}
+    users |= {name for name, one in app.remembered.contracts()["subscriptions"].items() if one.get("sink") == sink}
+    return sorted(map(naming.short, users))
+
+
+def _sink_pause(app: App, *, name: str) -> list[str]:
+    """Pause every subscription of the sink."""
+    users = status.named("sink", name, status.sinks(app))["subscriptions"]
+    for user in users:
+        _pause(app, "subscription", user, None)
+    return list(users)
+
+
+def _sink_resume(app: App, *, name: str) -> list[str]:
+    users = status.named("sink", name, status.sinks(app))["subscriptions"]
+    for user in users:
+        _resume(app, "subscription", user, None)
+    return list(users)
+
+
+# ------------------------------------------------------------------------------------------ sources and subscriptions
+
+
+def _source_show(app: App, *, name: str) -> Mapping[str, Any]:
+    plain = status.named("source", name, status.sources(app))
+    return {**plain, "contract": app.contracts()["sources"].get(plain["name"])}
+
+
+def _subscription_show(app: App, *, name: str) -> Mapping[str, Any]:
+    plain = status.named("subscription", name, status.subscriptions(app))
+    return {**plain, "contract": app.contracts()["subscriptions"].get(plain["name"])}
+
+
+def _source_pause(app: App, *, name: str, table: str | None = None) -> Mapping[str, Any]:
+    full = status.named("source", name, status.sources(app))["name"]
+    return _pause(app, "source", full, table)
+
+
+def _source_resume(app: App, *, name: str, table: str | None = None) -> Mapping[str, Any]:
+    full = status.named("source", name, status.sources(app))["name"]
+    return _resume(app, "source", full, table)
+
+
+def _subscription_pause(app: App, *, name: str, table: str | None = None) -> Mapping[str, Any]:
+    full = status.named("subscription", name, status.subscriptions(app))["name"]
+    return _pause(app, "subscription", full, table)
+
+
+def _subscription_resume(app: App, *, name: str, table: str | None = None) -> Mapping[str, Any]:
+    full = status.named("subscription", name, status.subscriptions(app))["name"]
+    return _resume(app, "subscription", full, table)
+
+
+def _pause(app: App, kind: str, name: str, table: str | None) -> Mapping[str, Any]:
+    if app.engine is None:
+        _keep_pause(app, kind, name, lambda paused: paused | {table or ""})
+    elif kind == "source":
+        app.engine.pause_source(name, table)
+    else:
+        app.engine.pause_subscription(name, table)
+    return {"paused": name, "table": table}
+
+
+def _resume(app: App, kind: str, name: str, table: str | None) -> Mapping[str, Any]:
+    if app.engine is None:
+        _keep_pause(app, kind, name, lambda paused: paused - {table or ""})
+    elif kind == "source":
+        app.engine.resume_source(name, table)
+    else:
+        app.engine.resume_subscription(name, table)
+    return {"resumed": name, "table": table}
+
+
+def _keep_pause(app: App, kind: str, name: str, change: Callable[[set[str]], set[str]]) -> None:
+    """Where nothing runs, the pause is only kept; the next start finds it."""
+    tenant, key = naming.tenant_of(name), f"{kind}:{name}"
+    paused = change(set(app.log.state.get(tenant, PAUSED, key) or []))
+    app.log.state.put(tenant, PAUSED, key, sorted(paused) or None)
+
+
+def _source_remove(app: App, *, name: str) -> Mapping[str, Any]:
+    full = status.named("source", name, status.sources(app))["name"]
+    contracts = app.remembered.contracts()
+    if users := [other for other, one in contracts["subscriptions"].items() if one.get("source") == full]:
+        raise ConfigurationError(
+            f"source {naming.short(full)} is used by {', '.join(map(naming.short, users))}",
+            hint="take those subscriptions out of the file and remove them with `kadds subscription remove`",
+        )
+    _refuse_configured(app, "sources", full)
+    _forget(app, "source", full)
+    return {"removed": full}
+
+
+def _subscription_remove(app: App, *, name: str) -> Mapping[str, Any]:
+    full = status.named("subscription", name, status.subscriptions(app))["name"]
+    _refuse_configured(app, "subscriptions", full)
+    tenant = naming.tenant_of(full)
+    for key, plan in app.log.state.items(tenant, "plans").items():
+        if plan.get("subscription") == full:
+            app.log.state.put(tenant, "plans", key, None)
+    _forget(app, "subscription", full)
+    return {"removed": full}
+
+
+def _forget(app: App, kind: str, name: str) -> None:
+    tenant = naming.tenant_of(name)
+    for state in (PAUSED, "runs"):
+        if app.log.state.get(tenant, state, f"{kind}:{name}") is not None:
+            app.log.state.put(tenant, state, f"{kind}:{name}", None)
+    app.remembered.forget(f"{kind}s", name)
+
+
+def _refuse_configured(app: App, section: str, name: str) -> None:
+    """What is in the file would be back at the next start."""
+    loaded = app.running or app.loaded_if_possible()
+    if loaded is not None and name in getattr(loaded.configuration, section):
+        raise ConfigurationError(
+            f"{section.removesuffix('s')} {naming.short(name)} is in the file",
+            where=str(loaded.place_of((section, name))),
+            hint="take it out there, start `kadds run` again, then remove it",
+        )
+
+
+# --------------------------------------------------------------------------------------------------------------- jobs
+
+
+def _jobs_run(app: App, *, name: str) -> Mapping[str, Any]:
+    """Run a job now; answers when it has ended."""
+    full = job_name(name)
+    app.needs_engine()
+    known = [job.name for job in app.jobs()]
+    if full not in known:
+        shown = ", ".join(job.replace(f"{naming.DEFAULT_TENANT}/", "") for job in known) or "none"
+        raise ConfigurationError(f"there is no job {name!r}", hint=f"there are: {shown}")
+    run = app.start_job(full, trigger="manual")
+    while not run.ended.wait(1.0):
+        if app.closing.is_set():
+            raise KaddsError("Kadds is ending; the run's outcome will be in `kadds jobs list`", where=full)
+    return run.to_json()
+
+
+VERBS: Mapping[str, Verb] = {
+    "status": Verb(status.status),
+    "source.list": Verb(status.sources),
+    "source.show": Verb(_source_show),
+    "source.pause": Verb(_source_pause, writes=True),
+    "source.resume": Verb(_source_resume, writes=True),
+    "source.remove": Verb(_source_remove, writes=True),
+    "sink.list": Verb(status.sinks),
+    "sink.show": Verb(_sink_show),
+    "sink.test": Verb(_sink_test),
+    "sink.register": Verb(_sink_register, writes=True),
+    "sink.remove": Verb(_sink_remove, writes=True),
+    "sink.pause": Verb(_sink_pause, writes=True),
+    "sink.resume": Verb(_sink_resume, writes=True),
+    "subscription.list": Verb(status.subscriptions),
+    "subscription.show": Verb(_subscription_show),
+    "subscription.pause": Verb(_subscription_pause, writes=True),
+    "subscription.resume": Verb(_subscription_resume, writes=True),
+    "subscription.remove": Verb(_subscription_remove, writes=True),
+    "jobs.list": Verb(status.jobs),
+    "jobs.run": Verb(_jobs_run),
+    "log.streams": Verb(reading.streams),
+    "log.read": Verb(reading.read),
+    "log.tail": Verb(reading.tail),
+}

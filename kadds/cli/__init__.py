@@ -1,0 +1,1 @@
+"""The command line: thin faces over app, one file a command or group of commands."""
