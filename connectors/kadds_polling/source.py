@@ -177,12 +177,12 @@ class PollingSource:
                 state = State.read(producer.resume(), plan.axes, plan.relation.incarnation, where)
                 window, raw_uppers = self._window(connection, plan, state, settings)
                 run = _Run(plan, window, producer)
-                for rows in self._fetch(connection, self._statement(plan, window, raw_uppers), run):
-                    if stopping.is_set() or self._closed:
-                        run.abort()
-                        connection.invalidate()  # to close a result half read is to read it to its end
-                        return Polled(0, more=True)
-                    run.add(self._decode(plan, rows))
+                with self._result(connection, self._statement(plan, window, raw_uppers)) as result:
+                    for rows in self._pieces(result, run):
+                        if stopping.is_set() or self._closed:
+                            run.abort()
+                            return Polled(0, more=True)
+                        run.add(self._decode(plan, rows))
         except BaseException:
             if run is not None:
                 run.abort()
@@ -224,7 +224,9 @@ class PollingSource:
         for axis in plan.axes:
             if axis.column.nullable and not axis.optional:
                 wanted = sa.or_(wanted, sa.column(quoted(axis.name)).is_(None))
-        return self._select(plan).where(wanted).order_by(sa.column(quoted(plan.axes[0].name)))
+        # The key behind it makes ties come in one order each time; products keep it in the index anyway.
+        names = dict.fromkeys([plan.axes[0].name, *plan.table.key])
+        return self._select(plan).where(wanted).order_by(*(sa.column(quoted(name)) for name in names))
 
     def _below_upper(self, axis: Axis, window: Window, raw: Any) -> sa.ColumnElement[bool]:
         column: sa.ColumnClause[Any] = sa.column(quoted(axis.name))
@@ -242,9 +244,19 @@ class PollingSource:
             return column.is_not(None)
         return column >= (self._dialect.bound(axis.column, lower) if axis.time else _number(lower))
 
-    def _fetch(self, connection: sa.Connection, statement: sa.Select[Any], run: _Run) -> Iterator[Sequence[Any]]:
-        """Rows in pieces whose size follows the size of the rows before."""
+    @contextmanager
+    def _result(self, connection: sa.Connection, statement: sa.Select[Any]) -> Iterator[sa.CursorResult[Any]]:
+        """The rows, which stay with the server; what is left unread goes away with the connection."""
         result = connection.execution_options(stream_results=True).execute(statement)
+        try:
+            yield result
+        finally:
+            if result.cursor is not None:  # most drivers would read a result to its end before they close it
+                self._dialect.abandon(result.cursor)
+                connection.invalidate()
+
+    def _pieces(self, result: sa.CursorResult[Any], run: _Run) -> Iterator[Sequence[Any]]:
+        """Rows in pieces whose size follows the size of the rows before."""
         rows = min(_FIRST_FETCH_ROWS, self._settings.fetch_rows)
         while piece := result.fetchmany(rows):
             yield piece
@@ -261,25 +273,29 @@ class PollingSource:
         """A connection in one read transaction; what the driver raises becomes one of our errors."""
         connecting = True
         try:
+            self._refuse_closed(where)
             self._dialect.check_place(self._url)
             with self._engine.connect() as plain:
                 connection = self._dialect.snapshot(plain)
                 held = plain.connection.dbapi_connection
                 with self._lock:
                     self._active.add(held)
-                    if self._closed:
-                        raise RetryableError("the source has been closed", where=where)
                 connecting = False
                 try:
+                    self._refuse_closed(where)
                     yield connection
-                except BaseException:
-                    plain.invalidate()  # a half-read result would be read to its end before the next use
-                    raise
                 finally:
                     with self._lock:
                         self._active.discard(held)
+                        closed = self._closed
+                    if closed:
+                        plain.invalidate()  # its pool is gone, so nobody else would close it
         except sa.exc.SQLAlchemyError as error:
             raise self._translated(error, where, connecting) from error
+
+    def _refuse_closed(self, where: str | None) -> None:
+        if self._closed:
+            raise RetryableError("the source has been closed", where=where)
 
     def _translated(self, error: sa.exc.SQLAlchemyError, where: str | None, connecting: bool = False) -> KaddsError:
         if self._closed:

@@ -130,17 +130,21 @@ def _parse_decimal(texts: pa.Array, arrow: pa.DataType) -> pa.Array:
 
 def _parse_time(texts: pa.Array, arrow: pa.DataType) -> pa.Array:
     """Years 0001 to 9999 only: what Python and most databases can write back."""
-    if pa.types.is_date(arrow):
-        _matching(texts, f"^{_DATE}$")
-    elif pa.types.is_time(arrow):
+    if pa.types.is_time(arrow):
         _matching(texts, f"^{_TIME}$")
         # Arrow parses no times of day; on a day they are timestamps, and 24:00:00 is refused as it must be.
         return pc.binary_join_element_wise("1970-01-01", texts, " ").cast(pa.timestamp("us")).cast(arrow)
-    else:
-        _matching(texts, f"^{_DATE}[ T]{_TIME}{_ZONE if arrow.tz else ''}$")
     if pc.any(pc.starts_with(texts, "0000"), min_count=0).as_py():
         raise ValueError("there is no year 0")
-    return texts.cast(arrow)
+    if pa.types.is_date(arrow):
+        _matching(texts, f"^{_DATE}$")
+        return texts.cast(arrow)
+    if arrow.tz is not None and pc.any(pc.match_substring_regex(texts, f"{_ZONE}$"), min_count=0).as_py():
+        _matching(texts, f"^{_DATE}[ T]{_TIME}{_ZONE}$")
+        return texts.cast(arrow)
+    _matching(texts, f"^{_DATE}[ T]{_TIME}$")
+    # Sessions are set to UTC: a product that writes such a time without its zone (MySQL) means UTC.
+    return texts.cast(pa.timestamp("us")).cast(arrow)
 
 
 def as_text_column(rows: int, texts_by_column: Mapping[int, Mapping[int, str]]) -> pa.Array | None:

@@ -186,6 +186,7 @@ class Window:
         }
         self._remaining = Counter(state.logged)
         self._next: Counter[bytes] = Counter()
+        self._seen = dict(self.marks)  # where times are text, the highest text need not be the latest time
         self._remembered = 0
         self._most_rows = most_rows
         self._latest_wins = latest_wins
@@ -203,7 +204,7 @@ class Window:
 
     def after(self) -> State:
         """The state once all rows that were sifted are in the log."""
-        return State(self.state.run + 1, self.marks, self.floors, self._next)
+        return State(self.state.run + 1, self._seen, self.floors, self._next)
 
     def sift(
         self,
@@ -215,23 +216,33 @@ class Window:
     ) -> Mask:
         """Which rows are new. `measured` are the axes' values, `columns` all that tells one row from another."""
         pairs = list(zip(self.axes, measured, strict=True))
+        for axis, values in pairs:
+            highest = pc.max(values).as_py()
+            self._seen[axis.name] = _highest(self._seen[axis.name], None if highest is None else int(highest))
         above = [axis.above(values, self.state.marks.get(axis.name)) for axis, values in pairs]
         near = np.logical_or.reduce([axis.at_least(values, self.floors[axis.name]) for axis, values in pairs])
         below = np.zeros(len(near), np.bool_) if self.first else ~np.logical_or.reduce(above)
-        keep = np.ones(len(near), np.bool_)
-        places = np.flatnonzero(near | below)
+        keep = self._asked_for(pairs)
+        places = np.flatnonzero((near | below) & keep)
         if not len(places):
             return keep
         taken = pa.array(places)
         digests = row_digests([column.take(taken) for column in columns], as_text and as_text.take(taken))
         self._remember(near, places, digests, where)
-        for place, digest in zip(places[below[places]], _chosen(digests, below[places]), strict=True):
+        for place, digest in zip(places, digests, strict=True):
             if self._remaining[digest]:
                 self._remaining[digest] -= 1
                 keep[place] = False
         if self._latest_wins and key:
             self._repeat_later(keep, places[below[places]], key)
         return keep
+
+    def _asked_for(self, pairs: Sequence[tuple[Axis, pa.Array]]) -> Mask:
+        """Rows at or above a lower bound; where times are text, the database's own comparison lets more through."""
+        asked = np.full(len(pairs[0][1]), self.first)
+        for axis, values in pairs:
+            asked |= axis.at_least(values, self.lowers[axis.name])
+        return asked
 
     def _remember(self, near: Mask, places: np.ndarray[Any, Any], digests: Sequence[bytes], where: str) -> None:
         kept = _chosen(digests, near[places])

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, ClassVar
 
 import pytest
@@ -436,8 +437,8 @@ class SourceContract:
 
 
 def _plain(values: Sequence[object]) -> list[str]:
-    """What tells 1 from True, 0.0 from -0.0, 1.50 from 1.5, and a NaN is equal to itself."""
-    return [f"{type(value).__name__} {value!r}" for value in values]
+    """What tells 1 from True, 0.0 from -0.0, 1.50 from 1.5; a NaN equals itself, and UTC is UTC whoever made it."""
+    return [f"{type(v).__name__} {v.isoformat() if isinstance(v, datetime) else repr(v)}" for v in values]
 
 
 class _Polling:

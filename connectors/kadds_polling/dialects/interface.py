@@ -5,6 +5,7 @@ Names reach SQL only through SQLAlchemy constructs; catalog queries carry none.
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -78,6 +79,11 @@ class Dialect(ABC):
     def snapshot(self, connection: sa.Connection) -> sa.Connection:
         """`connection`, so that all that is read in its transaction is of one moment, where the product can."""
         return connection
+
+    def abandon(self, cursor: Any) -> None:
+        """Forget the rest of a result whose connection is about to be closed."""
+        with contextlib.suppress(Exception):  # the line may be dead, and it ends here anyway
+            cursor.close()
 
     @abstractmethod
     def cancel(self, connection: Any, url: sa.URL) -> None:

@@ -135,6 +135,13 @@ class MySQL(Dialect):
     def snapshot(self, connection: sa.Connection) -> sa.Connection:
         return connection.execution_options(isolation_level="REPEATABLE READ")
 
+    def abandon(self, cursor: Any) -> None:
+        # PyMySQL reads such a result to its end, from a closed connection too, when it is garbage collected.
+        result: Any = getattr(cursor, "_result", None)
+        if getattr(result, "unbuffered_active", False):
+            result.unbuffered_active = False
+        super().abandon(cursor)
+
     def cancel(self, connection: Any, url: sa.URL) -> None:
         with contextlib.suppress(Exception):  # it has ended by itself, or the server cannot be reached
             helper = sa.create_engine(url, poolclass=sa.pool.NullPool, connect_args={"connect_timeout": 5})

@@ -95,13 +95,12 @@ class PostgreSQL(Dialect):
         return {name for (name,) in connection.execute(sa.text(_INDEXED), place)}
 
     def read(self, expression: sa.ColumnElement[Any], column: Column) -> sa.ColumnElement[Any]:
-        # Blanks of character(n) would be cut by the cast; infinity, BC and NaN would not come through the driver.
-        plain = (
-            bool(_PLAIN_TEXT.match(column.declared))
-            if column.type == pa.string()
-            else not (pa.types.is_decimal(column.type) or pa.types.is_temporal(column.type))
-        )
-        return expression if plain else sa.cast(expression, sa.Text())
+        if column.type == pa.string() and not _PLAIN_TEXT.match(column.declared):
+            # As logical decoding writes it; a cast has its own ideas (inet gets a mask, character(n) loses blanks).
+            return sa.case((expression.is_(None), sa.null()), else_=sa.func.format("%s", expression))
+        if pa.types.is_decimal(column.type) or pa.types.is_temporal(column.type):
+            return sa.cast(expression, sa.Text())  # infinity, BC and NaN do not come through the driver
+        return expression
 
     def connect_arguments(self, timeout_seconds: int) -> Mapping[str, Any]:
         return {"connect_timeout": timeout_seconds}

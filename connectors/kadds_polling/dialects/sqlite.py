@@ -105,7 +105,8 @@ class SQLite(Dialect):
         ]
 
     def bound(self, column: Column, micros: int) -> sa.ColumnElement[Any]:
-        # Text is compared: whole seconds, without fraction, sort before every longer form of the same second.
+        # Text is compared: whole seconds behind a blank sort before every other way to write that second. Where days
+        # and hours are parted by T this lets through the whole day, which `Window.sift` then narrows.
         micros = max(micros, -62_135_596_800_000_000)
         moment = dt.datetime(1970, 1, 1) + dt.timedelta(seconds=micros // 1_000_000)  # noqa: DTZ001
         return sa.literal(str(moment.date() if column.type == pa.date32() else moment), sa.String())
