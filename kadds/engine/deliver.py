@@ -9,7 +9,7 @@ here is thrown away with the session, and whenever the outcome of a delivery is 
 * All others get one lane a call, by a plan that is in the log before the first byte leaves (`plans`).
 * A cursor that moved without a delivery (progress records, changes that the contract holds back) is written with the
   next delivery, otherwise at most once a second, and when the engine drains; sinks that need a plan get it only with
-  the next delivery. Nothing is lost by that: what is read again is read to the same end.
+  the next delivery and at the drain. Nothing is lost by that: what is read again is read to the same end.
 * A failing lane waits for its time and stops nobody; an error at the claim holds the whole subscription.
 """
 
@@ -385,7 +385,11 @@ class SubscriptionRunner:
 
     def _unwritten(self) -> list[Lane]:
         with self._lock:
-            return [lane for lane in self._dirty.values() if lane.unwritten and lane.box.state is not State.FAILED]
+            return [
+                lane
+                for lane in self._dirty.values()
+                if lane.unwritten and lane.box.state is not State.FAILED and lane.label not in self._unfinished
+            ]
 
     def _wrote(self, cursors: dict[str, str]) -> None:
         with self._lock:
@@ -549,7 +553,7 @@ class SubscriptionRunner:
         try:
             clean = True
             session = self._session
-            if session is not None and not self._planned and not self.box.at_rest:
+            if session is not None and not self.box.at_rest:
                 try:
                     self._write_cursors(session)
                 except Exception as error:  # noqa: BLE001 - `retry` decides
