@@ -122,7 +122,7 @@ class Manifest:
 
     def _take(self, line: Mapping[str, Any]) -> None:
         kind = line.get("kind")
-        if kind not in ("part", "claim", "delivery") or line.get("format", FORMAT) != FORMAT:
+        if kind not in ("part", "claim", "cursors", "delivery") or line.get("format", FORMAT) != FORMAT:
             raise CorruptLogError(
                 f"the manifest has a line of kind {kind!r}, format {line.get('format')!r}, which is not known here",
                 hint="a newer Kadds wrote it; run that version",

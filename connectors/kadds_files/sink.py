@@ -119,7 +119,8 @@ class FilesSession:
     def deliver(self, deliveries: Sequence[Delivery], cursors: Mapping[str, str], plan: Plan | None = None) -> None:
         """Write a file per target and the line that makes them count; nothing where the plan is complete already."""
         if plan is None:
-            raise ConfigurationError("files are delivered by plan only", hint="the engine plans what it delivers here")
+            self._keep_cursors(deliveries, cursors)
+            return
         planned = [(*self._place(rows.target, plan), rows) for rows in _gathered(deliveries)]
         todo = [
             _File(folder, name, rows, rows.writer(name[name.index(".") :], self._settings.compression))
@@ -136,6 +137,13 @@ class FilesSession:
             line = {"kind": "delivery", "epoch": self._epoch, "plan": plan.id, "first": plan.first, "end": plan.end}
             files = _write(todo, folders)
             manifest.append({**line, "at": _now(), "cursors": dict(cursors), "files": files})
+
+    def _keep_cursors(self, deliveries: Sequence[Delivery], cursors: Mapping[str, str]) -> None:
+        if _gathered(deliveries):
+            raise ConfigurationError("files are delivered by plan only", hint="the engine plans what it delivers here")
+        with translated(self._settings.path), self._claim.guard:
+            manifest = self._claim.of_epoch(self._epoch, self._subscription)
+            manifest.append({"kind": "cursors", "epoch": self._epoch, "at": _now(), "cursors": dict(cursors)})
 
     def release(self) -> None:
         """Let another process claim it."""

@@ -467,7 +467,10 @@ class Session(Protocol):
         ...
 
     def deliver(self, deliveries: Sequence[Delivery], cursors: Mapping[str, str], plan: Plan | None = None) -> None:
-        """Apply all deliveries and keep `cursors`, together or not at all."""
+        """Apply all deliveries and keep `cursors`, together or not at all.
+
+        PLANNED sinks need `plan` where there are rows; cursors alone are kept without one too.
+        """
         ...
 
     def release(self) -> None:

@@ -210,7 +210,7 @@ class FakeSession:
 
     def _applied(self, deliveries: Sequence[Delivery], cursors: Mapping[str, str], plan: Plan | None) -> FakeState:
         state = copy.copy(self._storage.state)
-        if self._sink.abilities.promise is not Promise.EXACTLY_ONCE:
+        if self._sink.abilities.promise is not Promise.EXACTLY_ONCE and (deliveries or plan is not None):
             if plan is None:
                 raise ConfigurationError("this sink delivers by plan only")
             if (self._subscription, plan.id) in state.plans:

@@ -374,8 +374,9 @@ class SinkContract:
         target = orders(self.a_mode)
         session = self._start(target)
         self.deliver(session, target, self.put(target, rows_of(target, [(1, "a", 1, "one")])))
+        self.deliver_all(session, [], {STREAM: self.a_cursor()})
         cursor = self.a_cursor()
-        self.deliver_all(session, [], {STREAM: cursor})
+        session.deliver([], {STREAM: cursor})
         self.expect(target, (1, "a", 1, "one"))
         assert dict(self.reopen().claim(SUBSCRIPTION).cursors) == {STREAM: cursor}
 

@@ -5,6 +5,7 @@ import hashlib
 import json
 import math
 import os
+import re
 import subprocess
 import sys
 import zlib
@@ -42,6 +43,7 @@ from kadds_files.sink import FilesSink
 
 assert connector.sink is not None
 SIDE = connector.sink
+REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 # ------------------------------------------------------------- a reader who knows docs/FILES_FORMAT.md and no more
@@ -204,18 +206,20 @@ def test_names_tell_offsets_and_no_temporary_file_stays(root: Path, open_sink: A
     assert (file["rows"], file["first_offset"], file["last_offset"], file["path"]) == (2, 101, 249, name)
 
 
-def test_anybody_reads_the_complete_files_with_duckdb(root: Path, open_sink: Any) -> None:
+def test_anybody_reads_the_complete_files_with_duckdb(
+    root: Path, open_sink: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     session = open_sink().claim("default/s")
     session.prepare(TARGET)
     session.deliver([delivery(1, 2)], {}, planned("p1"))
     session.deliver([delivery(3)], {}, planned("p2", 100, 200))
+    page = (REPOSITORY / "docs" / "FILES_FORMAT.md").read_text(encoding="utf-8")
+    variable, query = re.findall(r"^    (SET VARIABLE .*?);\n    (SELECT .*?)\n\n", page, re.DOTALL | re.MULTILINE)[0]
+    monkeypatch.chdir(root)
     with duckdb.connect() as connection:
-        paths = connection.execute(
-            "SELECT list(DISTINCT f.path) FROM (SELECT unnest(files) AS f "
-            f"FROM read_json('{root}/_manifest/*/*.jsonl', format = 'newline_delimited', union_by_name = true))"
-        ).fetchall()[0][0]
-        found = connection.read_parquet([f"{root}/{path}" for path in paths]).aggregate("sum(id), count(*)")
-        assert found.fetchall() == [(6, 3)]
+        connection.execute(variable.replace("sales.orders", TARGET.name))
+        found = connection.execute(f"SELECT sum(id), count(*) FROM ({query})").fetchall()
+    assert found == [(6, 3)]
 
 
 def test_what_a_crash_left_half_written_is_written_over_and_never_seen(root: Path, open_sink: Any) -> None:
