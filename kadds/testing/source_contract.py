@@ -339,7 +339,7 @@ class SourceContract:
         if self.abilities.capture is Capture.STREAM:
             assert not self._has_acknowledged(log, source)
         log.crash()
-        running.stop(expect=KaddsError)
+        running.stop(expect=KaddsError, ask=self.abilities.capture is Capture.STREAM)
         source.close()
         log.automatic = True
         self.capture_newly(log, table)
