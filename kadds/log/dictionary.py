@@ -1,7 +1,7 @@
 """The dictionary of streams: names to ids, made when a table is first seen, looked up in the index when it was sealed.
 
-An id or a layout becomes true with the first durable entry that uses it; until then every entry that uses it defines
-it."""
+A layout becomes true with the first durable entry that uses it, a stream with the first durable commit; until then
+every entry that uses it defines it."""
 
 from __future__ import annotations
 
@@ -127,11 +127,12 @@ class Dictionary:
                     ]
             return found
 
-    def defined(self, head: dict[str, Any]) -> None:
-        """The definitions of this head are on disk."""
+    def defined(self, head: dict[str, Any], *, streams: bool) -> None:
+        """The definitions of this head are on disk; `streams`: those of its streams, too, for good."""
         with self._lock:
             self._undefined_layouts.difference_update(number for number, _ in head.get("layouts", ()))
-            self._undefined_streams.difference_update(plain[0] for plain in head.get("streams", ()))
+            if streams:
+                self._undefined_streams.difference_update(plain[0] for plain in head.get("streams", ()))
 
     # ------------------------------------------------------------------ reading
 

@@ -224,7 +224,10 @@ class Recovery:
 
     def _decode(self, data: pa.Buffer, position: int, header: EntryHeader, path: Path) -> Entry:
         entry_bytes = data.slice(position, header.entry_bytes)
-        self._dictionary.define(decode_head(memoryview(entry_bytes), 0, header))
+        head = decode_head(memoryview(entry_bytes), 0, header)
+        if header.kind == EntryKind.FRAGMENT:  # its streams are true once a commit defines them
+            head.pop("streams", None)
+        self._dictionary.define(head)
         return decode(entry_bytes, header, self._dictionary.layouts.get, str(path))
 
     def _is_unborn(self, path: Path) -> bool:

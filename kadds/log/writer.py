@@ -227,7 +227,7 @@ class Writer:
         offset, number, position = self._next_offset, self._tail.next_number, file.size
         parts: list[Any] = []
         framed: list[tuple[Pending, int, EntryHeader]] = []
-        fragments: dict[int, list[list[int]]] = {}
+        fragments: dict[int, OpenFragments] = {}
         for pending in group:
             head = self._head(pending, number, fragments)
             head_bytes = encode_head(head)
@@ -259,16 +259,24 @@ class Writer:
         self._next_offset = offset
         self._publish(file, framed)
 
-    def _head(self, pending: Pending, number: int, fragments: dict[int, list[list[int]]]) -> dict[str, Any]:
-        """The head with all that only the writer knows; `fragments` are those of this group, not yet durable."""
+    def _head(self, pending: Pending, number: int, fragments: dict[int, OpenFragments]) -> dict[str, Any]:
+        """The head with all that only the writer knows; `fragments` are those of this group, not yet durable.
+
+        A commit defines the streams of its fragments too: theirs count for nothing, since they may be sealed or die.
+        """
         head = dict(pending.head)
         transaction = pending.transaction
+        streams = list(pending.streams)
         if transaction is not None and pending.kind == EntryKind.FRAGMENT:
-            fragments.setdefault(transaction, []).append([number, pending.rows])
+            mine = fragments.setdefault(transaction, OpenFragments())
+            mine.numbers.append([number, pending.rows])
+            mine.streams += streams
         elif transaction is not None:
-            durable = self._open.get(transaction)
-            head["fragments"] = [*(durable.numbers if durable else ()), *fragments.get(transaction, ())]
-        head.update(self._dictionary.definitions(pending.streams, pending.layouts))
+            parts = [part for part in (self._open.get(transaction), fragments.get(transaction)) if part is not None]
+            head["fragments"] = [one for part in parts for one in part.numbers]
+            if pending.kind == EntryKind.COMMIT:
+                streams += [ids for part in parts for ids in part.streams]
+        head.update(self._dictionary.definitions(streams, pending.layouts))
         return head
 
     def _publish(self, file: JournalFile, framed: Sequence[tuple[Pending, int, EntryHeader]]) -> None:
@@ -289,7 +297,7 @@ class Writer:
                     if closed is not None and pending.kind == EntryKind.COMMIT:
                         streams += closed.streams
             self._tail.add(file, position, header, streams if pending.kind == EntryKind.COMMIT else ())
-            self._dictionary.defined(pending.head)
+            self._dictionary.defined(pending.head, streams=pending.kind == EntryKind.COMMIT)
             entries.append(Entry(header, pending.head, pending.resume, pending.facts, pending.blocks))
         self._published(entries, self._next_offset)
         with self._changed:
