@@ -27,8 +27,15 @@ def source_spec(name: str, entry: SourceEntry, source: Source, installed: Mappin
     """What the engine is told of an opened source."""
     side = plugins.installed(entry.connector, installed).connector.source
     assert side is not None  # noqa: S101 - it was opened
-    interval = None if entry.schedule else entry.poll_interval_seconds
-    return SourceSpec(name, source, side.abilities, wanted=entry.tables.matches, interval_seconds=interval)
+    patterns = entry.tables
+    return SourceSpec(
+        name,
+        source,
+        side.abilities,
+        wanted=patterns.matches,
+        named=frozenset(one.pattern for one in patterns.entries if one.exact and patterns.matches(one.pattern)),
+        interval_seconds=None if entry.schedule else entry.poll_interval_seconds,
+    )
 
 
 def sink_spec(name: str, entry: SinkEntry, sink: Sink) -> SinkSpec:

@@ -16,6 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import structlog
@@ -136,6 +137,19 @@ class SourceRunner:
                     if known.box.state is State.FAILED:
                         known.attempts.succeeded()
                         known.box.command(State.STARTING)
+            for name in sorted(self.spec.named - self.tables.keys()):
+                self._missing(name)
+
+    def _missing(self, name: str) -> None:
+        """Show a table that was asked for by its name and is not there; it begins as soon as it is discovered."""
+        table = self.tables[name] = CapturedTable(Table(None, name, ()), self._intake.changed)
+        error = RefusedError(
+            "there is no such table, or this user may not see it",
+            where=name,
+            hint="check the name and the user's privileges",
+        )
+        decided, problem = table.attempts.failed(error, source=self.spec.name, table=name)
+        table.box.become(decided.state, problem)
 
     def failures(self) -> dict[str, Problem]:
         """What has failed, by the name of the source or of its table."""
@@ -246,18 +260,21 @@ class PollRunner(SourceRunner):
     # ------------------------------------------------------------------------------------------- polling
 
     def _poll_what_is_due(self) -> None:
-        now = time.monotonic()
         with self._lock:
-            if self._stops() or self.box.at_rest:
+            for table in self.tables.values():
+                self._poll_if_due(table)
+
+    def _poll_if_due(self, table: CapturedTable) -> None:
+        """Queue a poll whose time has come or that somebody asked for; a failure waits for its time in any case."""
+        with self._lock:
+            if self._stops() or self.box.at_rest or table.box.at_rest or table.queued:
                 return
-            for name, table in self.tables.items():
-                first = table.polls == 0 and table.due_at is None and self.spec.interval_seconds is not None
-                due = first or (table.due_at is not None and table.due_at <= now) or table.asked > table.polls
-                if due and not table.queued and not table.box.at_rest:
-                    if table.due_at is not None and table.due_at > now and table.box.state in _HELD:
-                        continue  # a failure waits for its time even where somebody asks
-                    table.queued, table.due_at = True, None
-                    self._workers.submit(name, lambda table=table: self._poll(table))  # type: ignore[misc]
+            time_has_come = table.due_at is not None and table.due_at <= time.monotonic()
+            first = table.polls == 0 and table.due_at is None and self.spec.interval_seconds is not None
+            asked = table.asked > table.polls and not (table.due_at is not None and table.box.state in _HELD)
+            if time_has_come or first or asked:
+                table.queued, table.due_at = True, None
+                self._workers.submit(table.table.qualified_name, partial(self._poll, table))
 
     def _poll(self, table: CapturedTable) -> None:
         name = table.table.qualified_name
@@ -287,12 +304,12 @@ class PollRunner(SourceRunner):
         table.box.become(State.RUNNING if polled.more else State.IDLE)
         self._show_polling()
         self._end_run_if_done()
-        self._poll_what_is_due()
+        self._poll_if_due(table)
 
     def _next_poll(self, table: CapturedTable) -> float | None:
         if self.spec.interval_seconds is None:
             return None
-        self._intake.alarms.after(self.spec.interval_seconds, self._poll_what_is_due)
+        self._intake.alarms.after(self.spec.interval_seconds, partial(self._poll_if_due, table))
         return time.monotonic() + self.spec.interval_seconds - _EARLY_SECONDS
 
     def _poll_failed(self, table: CapturedTable, error: Exception) -> None:
@@ -315,7 +332,7 @@ class PollRunner(SourceRunner):
                 table.due_at = time.monotonic() + decided.again_in_seconds - _EARLY_SECONDS
         table.box.become(decided.state, problem)
         if decided.again_in_seconds is not None and not gives_up:
-            self._intake.alarms.after(decided.again_in_seconds, self._poll_what_is_due)
+            self._intake.alarms.after(decided.again_in_seconds, partial(self._poll_if_due, table))
         elif table.attempts.count == 1:
             self._discover()  # the table may have changed under us; if it has, it is tried as it is now
         self._show_polling()
@@ -324,12 +341,11 @@ class PollRunner(SourceRunner):
     def _show_polling(self) -> None:
         """The source shows what most needs to be seen of its tables."""
         with self._lock:
-            boxes = [table.box for table in self.tables.values()]
+            shown = {table.box.state: table.box for table in self.tables.values()}
         for state in (State.NO_SPACE, State.POLLING, State.RUNNING, State.RETRYING, State.WAITING):
-            for box in boxes:
-                if box.state is state:
-                    self.box.become(state, box.problem)
-                    return
+            if state in shown:
+                self.box.become(state, shown[state].problem)
+                return
         if self._discovered_once:
             self.box.become(State.IDLE)
 

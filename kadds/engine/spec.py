@@ -26,14 +26,17 @@ class SourceSpec:
     `wanted` says for a table's qualified name whether it is captured. A polling source is asked for each table every
     `interval_seconds`, or, where that is None, only by `Engine.run_source_now` (a schedule calls it). At most `workers`
     tables are polled at once. New tables and changed columns are looked for every `rediscover_seconds`, and before
-    each scheduled run. A scheduled run in which something has been retrying for `give_up_seconds` ends as failed, so
-    that the next one begins anew; without a schedule nothing ever gives up.
+    each scheduled run. `named` are tables that somebody asked for one by one: one that is not there is a failed table,
+    where one that only a pattern could have meant is nobody's concern. A scheduled run in which something has been
+    retrying for `give_up_seconds` ends as failed, so that the next one begins anew; without a schedule nothing ever
+    gives up.
     """
 
     name: str
     source: Source
     abilities: SourceAbilities
     wanted: Callable[[str], bool] = everything
+    named: frozenset[str] = frozenset()
     interval_seconds: float | None = 10.0
     workers: int = 4
     rediscover_seconds: float = 60.0
