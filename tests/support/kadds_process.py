@@ -17,6 +17,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from kadds.api.errors import KaddsError
+from kadds.log.socket import NobodyServesError, call
 from tests.support.waiting import wait_until
 
 COMMAND = (sys.executable, "-m", "kadds")
@@ -144,7 +146,7 @@ class Running:
 
 
 class Kadds:
-    """One configuration in a folder of its own. `said` collects what every command said."""
+    """One configuration in a folder of its own. `said` collects what every command said, `log` is the log's folder."""
 
     def __init__(
         self, folder: Path, configuration: Mapping[str, Any] | str, environment: Mapping[str, str] | None = None
@@ -162,15 +164,12 @@ class Kadds:
 
     def configure(self, configuration: Mapping[str, Any] | str) -> None:
         """Write the file anew; a mapping is written as JSON, which is YAML."""
-        text = configuration
+        text, log = configuration, "data/log"
         if not isinstance(text, str):
+            log = text.get("log", {}).get("path", log)
             text = json.dumps(configuration, ensure_ascii=False, indent=1)
+        self.log = self.folder / log
         self.path.write_text(text, encoding="utf-8")
-
-    @property
-    def log(self) -> Path:
-        """The folder of the log, where the configuration leaves it in its place."""
-        return self.folder / "data" / "log"
 
     def __call__(self, *arguments: str, timeout_seconds: float = TIMEOUT_SECONDS) -> Finished:
         """Run a command to its end."""
@@ -202,9 +201,14 @@ class Kadds:
         return self("status", "--config", str(self.path), "--json").json()
 
     def try_status(self) -> Any:
-        """The same, or None while nobody can answer (the process is just starting or ending)."""
-        done = self("status", "--config", str(self.path), "--json")
-        return json.loads(done.stdout) if done.code == 0 and done.stdout.strip() else None
+        """What the running process answers to `kadds status`, or None while nobody answers.
+
+        Asked through the socket, without the second that a new process of Python takes.
+        """
+        try:
+            return call(self.log, "status", {})
+        except (NobodyServesError, KaddsError):
+            return None
 
     def wait_for_status(
         self, wanted: Callable[[Any], Any], timeout_seconds: float = 60.0, waiting_for: str | None = None

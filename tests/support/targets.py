@@ -27,7 +27,7 @@ def duckdb_tables(path: Path, *names: tuple[str, str]) -> Iterator[pa.Table]:
         connection.execute("SET TimeZone = 'UTC'")
         for schema, name in names:
             quoted = ".".join('"' + part.replace('"', '""') + '"' for part in (schema, name))
-            yield connection.execute(f"SELECT * FROM {quoted}").to_arrow_table()
+            yield connection.sql(f"SELECT * FROM {quoted}").to_arrow_table()
 
 
 def duckdb_table(path: Path, name: str, schema: str = "main") -> pa.Table:
