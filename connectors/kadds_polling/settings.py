@@ -49,7 +49,9 @@ class PollingTableSettings(Settings):
     """How one table tells what is new: a change table, or a rising number, a time of change, or both."""
 
     change_table: ChangeTable | None = Field(None, description="read the changes of this table from another table")
-    incrementing: str | None = Field(None, description="column whose number rises with each new row; sees no updates")
+    incrementing: str | None = Field(
+        None, description="column whose number rises with each new row and never starts again; sees no updates"
+    )
     timestamp: str | None = Field(None, description="column with the time of a row's last change; sees no deletes")
     overlap: int = Field(
         1000,

@@ -42,6 +42,11 @@ from kadds_polling.types import Cells, as_text_column, decode
 from kadds_polling.watermark import Axis, State, Window, describe
 
 _FIRST_FETCH_ROWS = 256  # before anything is known of a row's size
+_LOOK_AGAIN_SECONDS = 0.5  # a StopSignal cannot wake who waits for a connection
+
+
+class _Stopped(Exception):  # noqa: N818 - it is no error, and never leaves this module
+    """Asked to stop while waiting for a connection."""
 
 
 class PollingSource:
@@ -50,7 +55,8 @@ class PollingSource:
     def __init__(self, settings: PollingSettings, settings_of: Callable[[str], PollingTableSettings]) -> None:
         self._settings = settings
         self._settings_of = settings_of
-        self._lock = threading.Lock()
+        self._changed = threading.Condition()
+        self._places = settings.max_connections
         self._active: set[Any] = set()
         self._closed = False
         try:
@@ -62,7 +68,6 @@ class PollingSource:
                 poolclass=sa.pool.QueuePool,
                 pool_size=settings.max_connections,
                 max_overflow=0,
-                pool_timeout=settings.connect_timeout_seconds,
                 pool_pre_ping=True,
             )
         except (sa.exc.ArgumentError, ModuleNotFoundError, ValueError) as error:
@@ -172,7 +177,7 @@ class PollingSource:
         where, settings = table.qualified_name, self._settings_of(table.qualified_name)
         run: _Run | None = None
         try:
-            with self._reading(where) as connection:
+            with self._reading(where, stopping) as connection:
                 plan = self._plan(connection, table, settings)
                 state = State.read(producer.resume(), plan.axes, plan.relation.incarnation, where)
                 window, raw_uppers = self._window(connection, plan, state, settings)
@@ -183,6 +188,8 @@ class PollingSource:
                             run.abort()
                             return Polled(0, more=True)
                         run.add(self._decode(plan, rows))
+        except _Stopped:
+            return Polled(0, more=True)
         except BaseException:
             if run is not None:
                 run.abort()
@@ -269,29 +276,48 @@ class PollingSource:
     # ------------------------------------------------------------------------------------------ connections
 
     @contextmanager
-    def _reading(self, where: str | None) -> Iterator[sa.Connection]:
+    def _reading(self, where: str | None, stopping: StopSignal | None = None) -> Iterator[sa.Connection]:
         """A connection in one read transaction; what the driver raises becomes one of our errors."""
         connecting = True
         try:
-            self._refuse_closed(where)
-            self._dialect.check_place(self._url)
-            with self._engine.connect() as plain:
+            with self._place(where, stopping), self._connected() as plain:
                 connection = self._dialect.snapshot(plain)
                 held = plain.connection.dbapi_connection
-                with self._lock:
+                with self._changed:
                     self._active.add(held)
                 connecting = False
                 try:
                     self._refuse_closed(where)
                     yield connection
                 finally:
-                    with self._lock:
+                    with self._changed:
                         self._active.discard(held)
-                        closed = self._closed
-                    if closed:
+                    if self._closed:
                         plain.invalidate()  # its pool is gone, so nobody else would close it
         except sa.exc.SQLAlchemyError as error:
             raise self._translated(error, where, connecting) from error
+
+    def _connected(self) -> sa.Connection:
+        self._dialect.check_place(self._url)
+        return self._engine.connect()
+
+    @contextmanager
+    def _place(self, where: str | None, stopping: StopSignal | None) -> Iterator[None]:
+        """One of `max_connections`; a long first run of other tables is waited for, however long it takes."""
+        with self._changed:
+            self._refuse_closed(where)
+            while not self._places:
+                self._changed.wait(_LOOK_AGAIN_SECONDS)
+                self._refuse_closed(where)
+                if stopping is not None and stopping.is_set():
+                    raise _Stopped
+            self._places -= 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._places += 1
+                self._changed.notify()
 
     def _refuse_closed(self, where: str | None) -> None:
         if self._closed:
@@ -304,9 +330,10 @@ class PollingSource:
 
     def close(self) -> None:
         """Cancel what is under way and close every connection."""
-        with self._lock:
+        with self._changed:
             self._closed = True
             active = list(self._active)
+            self._changed.notify_all()
         for connection in active:
             self._dialect.cancel(connection, self._url)
         self._engine.dispose()
@@ -328,19 +355,28 @@ def _notes(plan: Plan, settings: PollingTableSettings, base: Table) -> Iterator[
             )
     if not plan.table.key:
         yield Finding(Level.NOTE, where, "the table has no key, so it can be appended but not merged", "set `key`")
-    if plan.change is not None:
-        missing = [c.name for c in base.columns if c.name not in {mine.name for mine in plan.table.columns}]
-        if missing:
-            yield Finding(
-                Level.WARNING,
-                where,
-                f"{plan.relation.qualified_name} has no columns {', '.join(missing)}, which therefore are not captured",
-                "add them to the change table",
-            )
-        return
-    unseen = "deletes" if settings.timestamp is not None else "updates and deletes"
+    missing = [c.name for c in base.columns if c.name not in {mine.name for mine in plan.table.columns}]
+    if missing:
+        yield Finding(
+            Level.WARNING,
+            where,
+            f"{plan.relation.qualified_name} has no columns {', '.join(missing)}, which therefore are not captured",
+            "add them to the change table",
+        )
+    late = [
+        f"{settings.overlap_seconds:g} s before the latest {axis.name}"
+        if axis.time
+        else f"{settings.overlap} numbers below the highest {axis.name}"
+        for axis in plan.axes
+    ]
+    unseen = f"what commits later than {' and '.join(late)}"
+    if plan.change is None:
+        unseen = f"{'deletes' if settings.timestamp is not None else 'updates and deletes'}, nor {unseen}"
     yield Finding(
-        Level.NOTE, where, f"polling by {plan.axes[-1].name} cannot see {unseen}", "use a change table for them"
+        Level.NOTE,
+        where,
+        f"polling cannot see {unseen}",
+        "use a change table for deletes, and an overlap longer than the longest transaction",
     )
 
 

@@ -11,6 +11,7 @@ import random
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
@@ -34,6 +35,7 @@ from kadds.api.schema import Table
 from kadds.testing.memory_log import MemoryLog
 from kadds.testing.source_contract import SOURCE, ExactValues, GivenAsText, Row, SourceContract
 from kadds_polling import connector
+from kadds_polling.dialects.other import Other
 from kadds_polling.settings import PollingSettings, PollingTableSettings
 from kadds_polling.source import PollingSource
 from tests.support.waiting import wait_until
@@ -607,6 +609,19 @@ def test_a_run_sees_one_moment_of_the_table(database: Database) -> None:
     assert _logged(log, name) == [("c", number, "x") for number in range(1, 1001)]
 
 
+def test_asked_to_stop_while_it_waits_for_a_connection_it_comes_back(database: Database) -> None:
+    name, log, stopping = _create(database), MemoryLog(), threading.Event()
+    with _opened(database, NUMBER, max_connections=1) as source:
+        (table,) = source.discover(lambda found: found == name)
+        with source._reading(None), ThreadPoolExecutor(1) as threads:
+            polled = threads.submit(source.poll, table, log.producer(SOURCE, "table"), stopping)
+            with pytest.raises(TimeoutError):
+                polled.result(0.1)
+            stopping.set()
+            assert polled.result(20) == Polled(0, more=True)
+        assert source.poll(table, log.producer(SOURCE, "table"), threading.Event()) == Polled(0)
+
+
 @pytest.mark.parametrize("database", ["postgres", "mariadb"], indirect=True)
 def test_closing_ends_a_poll_that_waits_for_the_server(database: Database) -> None:
     name, log = _fill(database, 10), MemoryLog()
@@ -894,6 +909,23 @@ def test_a_check_finds_nothing_to_refuse_in_a_good_table_and_says_what_cannot_be
     assert [f.level for f in _findings(database, TIME)] == [Level.NOTE]
     assert "cannot see deletes" in _messages(_findings(database, TIME), Level.NOTE)
     assert "cannot see updates and deletes" in _messages(_findings(database, NUMBER), Level.NOTE)
+
+
+def test_a_product_without_code_of_its_own_is_read_through_its_inspector(
+    sqlite_database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kadds_polling.source.dialect_of", lambda _: Other())
+    database, log = sqlite_database, MemoryLog()
+    database.run(
+        "CREATE TABLE orders (id INTEGER NOT NULL PRIMARY KEY, label TEXT, price NUMERIC(12, 2), odd BLOB)",
+        "INSERT INTO orders VALUES (1, 'one', 5, x'00'), (2, 'two', 'many', 'text')",
+    )
+    for expected in (2, 0):
+        assert _poll_once(database, NUMBER, log, "main.orders") == Polled(expected)
+    one, two = log.rows("main.orders")
+    assert (one.values["label"], one.values["odd"], one.as_text) == ("one", b"\x00", {"price": "5"})
+    assert two.as_text == {"price": "many", "odd": "text"}
+    assert "has not been tried" in _messages(_findings(database, NUMBER), Level.NOTE)
 
 
 def test_a_check_names_columns_that_are_missing_nullable_not_indexed_or_of_the_wrong_kind(database: Database) -> None:
