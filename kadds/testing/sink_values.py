@@ -139,6 +139,9 @@ EDGE_VALUES: dict[pa.DataType, pa.Array] = {
 HOSTILE_NAMES = (
     'quo"te',
     "o'hara'; DROP TABLE sentinel;--",
+    "o'hara'); DROP TABLE public.sentinel;--",
+    'x"; DROP TABLE "public"."sentinel";--',
+    'x" (id int); DROP TABLE public.sentinel; SELECT ("',
     "back`tick",
     "back\\slash",
     "dot.ted",

@@ -27,11 +27,12 @@ from kadds.api.errors import (
 from kadds.api.schema import Column, Table
 from kadds.testing.faults import file_size_limit
 from kadds.testing.sink_contract import SinkContract
-from kadds.testing.sink_values import orders, rows_of, text_cell
+from kadds.testing.sink_values import HOSTILE_NAMES, orders, rows_of, text_cell
 from kadds_duckdb import connector
 from kadds_duckdb.file import DatabaseFile
 from kadds_duckdb.settings import DuckdbSettings
 from kadds_duckdb.sink import DuckdbSink
+from kadds_duckdb.types import _RANGES
 from tests.support.waiting import wait_until
 
 assert connector.sink is not None
@@ -205,7 +206,7 @@ def test_on_a_full_disk_a_delivery_waits_and_leaves_nothing(path: Path, open_sin
 _DELIVER_FOREVER = """
 import sys, pathlib
 from kadds.api.connector import Delivery, Mode, Upsert
-from kadds.testing.sink_values import orders, rows_of
+from kadds.testing.sink_values import HOSTILE_NAMES, orders, rows_of
 from kadds_duckdb import connector
 from kadds_duckdb.settings import DuckdbSettings
 sink = connector.sink.open(DuckdbSettings(path=pathlib.Path(sys.argv[1]), threads=1))
@@ -389,3 +390,50 @@ def test_a_key_change_onto_a_row_that_is_there_is_refused(open_sink: Any) -> Non
     keys = [rows_of(target, [(number, "", None, None)]).select(["id"]) for number in (1, 2)]
     with pytest.raises(DataError, match="key 2"):
         session.deliver([Delivery(target, (Rekey(*keys),))], {})
+
+
+@pytest.mark.parametrize("name", HOSTILE_NAMES)
+def test_any_name_of_a_table_or_column_is_kept_letter_by_letter(path: Path, open_sink: Any, name: str) -> None:
+    columns = (Column("id", pa.int64(), nullable=False), Column(name, pa.string()))
+    target = Target("default/shop/x", f"{name}.{name}", Table(name, name, columns, ("id",)), Mode.MERGE)
+    session = open_sink().claim("default/s")
+    session.prepare(target)
+    session.deliver([Delivery(target, (Upsert(rows_of(target, [(1, name)])),))], {})
+    assert read_all(path, target).to_pylist() == [{"id": 1, name: name}]
+    found = owner(path, "SELECT schema_name, table_name FROM duckdb_tables() WHERE schema_name <> 'main'")
+    assert found == [(name, name)]
+
+
+@pytest.mark.parametrize("arrow", _RANGES, ids=str)
+def test_times_that_duckdb_would_show_as_others_are_refused_and_the_next_are_not(
+    path: Path, open_sink: Any, arrow: pa.DataType
+) -> None:
+    table = Table("public", "times", (Column("id", pa.int64()), Column("at", arrow)), ("id",))
+    target = Target("default/shop/public.times", "public.times", table, Mode.MERGE)
+    session = open_sink().claim("default/s")
+    session.prepare(target)
+    first, last = _RANGES[arrow]
+    storage = pa.int32() if arrow == pa.date32() else pa.int64()
+
+    def deliver(*values: int) -> None:
+        columns = [pa.array(range(len(values)), pa.int64()), pa.array(values, storage).view(arrow)]
+        rows = pa.RecordBatch.from_arrays(columns, schema=table.arrow_schema)
+        session.deliver([Delivery(target, (Upsert(rows),))], {})
+
+    deliver(first, last)
+    shown = [text for (text,) in owner(path, 'SELECT "at"::VARCHAR FROM public.times')]
+    assert not [text for text in shown if "inf" in text]
+    for value in (first - 1, last + 1):
+        with pytest.raises(DataError, match="column at"):
+            deliver(value)
+
+
+@pytest.mark.parametrize(
+    "existing", ['CREATE SCHEMA "Public"', "CREATE SCHEMA public; CREATE TABLE public.Orders (id BIGINT)"]
+)
+def test_what_differs_in_case_alone_is_named_before_anything_is_made(path: Path, open_sink: Any, existing: str) -> None:
+    owner(path, existing)
+    sink, target = open_sink(), orders(Mode.MERGE)
+    with pytest.raises(SchemaMismatchError, match="does not tell"):
+        sink.claim("default/s").prepare(target)
+    assert [finding.level for finding in sink.check([target])] == [Level.ERROR]
