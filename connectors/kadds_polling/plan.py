@@ -44,9 +44,12 @@ class Plan:
         return tuple(self.relation.column(name) for name in names)
 
     def ops(self, codes: pa.Array | None, new: np.ndarray[tuple[int], np.dtype[np.bool_]]) -> pa.Array:
-        """The ops (uint8): by the change table's codes; else create where the rising number is `new`, else update."""
+        """The ops (uint8): by the change table's codes; by a time alone update, by a rising number alone create, late
+        ones too; by both create where the number is `new`."""
         if self.change is not None:
             return ops_of(codes, self.change, self.table.qualified_name)
+        if len(self.axes) == 1:
+            new = np.full(len(new), not self.axes[0].time)
         return pa.array(np.where(new, int(Op.CREATE), int(Op.UPDATE)).astype(np.uint8))
 
 

@@ -411,7 +411,7 @@ class _Run:
             return
         codes = None if plan.change is None else arrays[names.index(plan.change.op)]
         new = plan.axes[0].above(measured[0], self.window.state.marks.get(plan.axes[0].name))
-        ops = plan.ops(codes, new if not plan.axes[0].time else np.zeros_like(new))
+        ops = plan.ops(codes, new)
         values = pa.RecordBatch.from_arrays(arrays[:width], schema=table.arrow_schema)
         self._append(keep, values, ops, as_text)
 

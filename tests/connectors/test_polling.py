@@ -500,6 +500,14 @@ def test_by_both_a_new_number_is_a_create_and_a_new_time_an_update(database: Dat
     assert _logged(log, name) == [("c", 1, "one"), ("u", 1, "uno"), ("c", 2, "two")]
 
 
+def test_a_row_that_comes_late_by_a_rising_number_alone_is_a_create(database: Database) -> None:
+    name, log = _create(database), MemoryLog()
+    for number in (5, 4):
+        _put(database, number)
+        _poll_once(database, NUMBER, log, "orders")
+    assert _logged(log, name) == [("c", 5, "x"), ("c", 4, "x")]
+
+
 def test_a_time_without_which_a_row_cannot_be_placed_stops_the_table_by_name(database: Database) -> None:
     _, log = _create(database, changed_at="NULL"), MemoryLog()
     _put(database, 1, at=1)
