@@ -97,12 +97,9 @@ class Dispatcher:
     def _with_known(self, ids: Iterable[int]) -> Iterable[int]:
         """The ids, each of which is in the map; streams not met before are matched now."""
         ids = tuple(ids)
-        unknown = {number for number in ids if number not in self._known}
-        if unknown:
-            found = {stream.id: stream for stream in self._log.streams() if stream.id in unknown}
-            for number in unknown:
-                stream = found.get(number)
-                self._known[number] = () if stream is None else self._matched(stream)
+        for number in ids:
+            if number not in self._known:
+                self._known[number] = self._matched(self._log.stream(number))
         return ids
 
     def _matched(self, stream: Stream) -> tuple[SubscriptionRunner, ...]:

@@ -251,6 +251,10 @@ class Log:
         """The streams, of one source (`tenant/name`) or all, by id; system streams only where asked for by source."""
         return sorted(self._dictionary.of_source(source), key=lambda stream: stream.id)
 
+    def stream(self, stream_id: int) -> Stream:
+        """The stream of that id, which a slice or `touched` has named."""
+        return self._dictionary.stream(stream_id)
+
     def named(self, name: str) -> Sequence[Stream]:
         """The incarnations of a stream's name, the latest last; empty if there is none."""
         return self._dictionary.named(name)
