@@ -29,6 +29,8 @@ from kadds.engine.supervisor import DRAIN_SECONDS, Engine, Outcome
 from kadds.log.log import Log
 
 Narrate = Callable[[str], None]
+_LOOK_SECONDS = 1.0  # how long a run that will never end may keep its thread from seeing that the app ends
+_ABANDONED_SECONDS = 2.0
 
 
 class App:
@@ -47,6 +49,7 @@ class App:
         self.config = config
         self._loaded: Loaded | None = None
         self._closers: list[Callable[[], None]] = []
+        self._drained = False
 
     # ------------------------------------------------------------------------------------------- opening
 
@@ -188,8 +191,10 @@ class App:
         return engine.run_subscription_now(subject, trigger=trigger)
 
     def run_job(self, name: str) -> None:
-        """Run a job as its schedule wants it; returns when it has ended."""
-        self.start_job(name, trigger="schedule").ended.wait()
+        """Run a job as its schedule wants it; returns when it has ended, or when the app does."""
+        run = self.start_job(name, trigger="schedule")
+        while not run.ended.wait(_LOOK_SECONDS) and not self.closing.is_set():
+            pass
 
     def wait(self, stop: StopSignal) -> None:
         """Until `stop` is set, or the log fails."""
@@ -202,10 +207,13 @@ class App:
     def drain(self, timeout_seconds: float = DRAIN_SECONDS) -> Outcome:
         """See `Engine.drain`; those who follow the log are let go first."""
         self.closing.set()
+        self._drained = True
         return self.needs_engine().drain(timeout_seconds)
 
     def close(self) -> None:
-        """Let go of everything and close the log."""
+        """Let go of everything and close the log; an engine that nobody drained is given a moment."""
+        if self.engine is not None and not self._drained:
+            self.drain(_ABANDONED_SECONDS)
         self.closing.set()
         while self._closers:
             self._closers.pop()()

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from kadds.app.app import App
 
 ROWS_AT_ONCE = 4096
-LOOK_SECONDS = 1.0  # how often a tail without news finds out whether it is still being watched
+LOOK_SECONDS = 0.25  # how often a tail without news finds out whether it is still being watched
 
 #: The columns of a part's rows; `values` is a struct of the table's own columns.
 FACTS = (

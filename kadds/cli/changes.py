@@ -147,7 +147,7 @@ def person_line(line: Line) -> str:
     if plain["type"] == "control":
         facts = " ".join(f"{name}={value}" for name, value in plain["facts"].items())
         return f"{plain['offset']:>10}  {click.style(plain['control'], dim=True)}  {stream}  {facts}".rstrip()
-    op = plain["op"] + ("-" if plain["image"] == "before" else " ")
+    op = "u-" if plain["op"] == "u" and plain["image"] == "before" else f"{plain['op']} "
     key = " ".join(f"{name}={_shown(value)}" for name, value in plain["key"].items())
     values = [
         f"{name}={'text ' if name in plain['as_text'] else ''}{_shown(value)}"

@@ -14,7 +14,6 @@ from kadds.app import (
     Effect,
     Loaded,
     Outcome,
-    find_config,
     load_configuration,
     secrets_of,
     serve,
@@ -22,7 +21,7 @@ from kadds.app import (
     status,
 )
 from kadds.cli import logs, progress
-from kadds.cli.options import FILE
+from kadds.cli.options import with_config
 from kadds.cli.stopping import stop_by_signal
 from kadds.cli.words import short
 from kadds.jobs import Jobs
@@ -34,16 +33,16 @@ _logger = structlog.get_logger(__name__)
 
 
 @click.command()
-@click.argument("config", type=FILE, required=False)
+@with_config
 @click.option("--until-caught-up", is_flag=True, help="End when all that is in the sources now is in the sinks.")
 @click.pass_context
-def run(context: click.Context, config: Path | None, until_caught_up: bool) -> None:
+def run(context: click.Context, config: Path, until_caught_up: bool) -> None:
     """Run CONFIG (without it $KADDS_CONFIG, then ./kadds.yml): capture, keep, deliver.
 
     Ctrl-C or SIGTERM ends it well; a second one ends it at once. Exit code 0 when all went well, 1 when something
     failed, 2 when the configuration is wrong.
     """
-    loaded = load_configuration(find_config(config))
+    loaded = load_configuration(config)
     context.exit(run_loaded(loaded, until_caught_up=until_caught_up))
 
 

@@ -9,31 +9,29 @@ from typing import Any
 import click
 
 from kadds.api.connector import Level
-from kadds.app import ConfigurationProblems, Found, Loaded, Problem, exit_code, explain, find_config, validate_online
+from kadds.app import ConfigurationProblems, Found, Loaded, Problem, exit_code, explain, validate_online
 from kadds.app import load_configuration as load
 from kadds.cli import output
 from kadds.cli.failures import WRONG
-from kadds.cli.options import FILE, with_json
+from kadds.cli.options import with_config, with_json
 
 _COLOURS = {Level.ERROR: "red", Level.WARNING: "yellow", Level.NOTE: "blue"}
 
 
 @click.command()
-@click.argument("config", type=FILE, required=False)
+@with_config
 @click.option("--offline", is_flag=True, help="Look at the file only; connect to nothing.")
 @click.option("--explain", "table", metavar="TABLE", help="Print where each setting of a table comes from.")
 @click.option("--show", is_flag=True, help="Print the whole configuration with its includes, secrets masked.")
 @with_json
 @click.pass_context
-def validate(
-    context: click.Context, config: Path | None, offline: bool, table: str | None, show: bool, as_json: bool
-) -> None:
+def validate(context: click.Context, config: Path, offline: bool, table: str | None, show: bool, as_json: bool) -> None:
     """Check CONFIG (without it $KADDS_CONFIG, then ./kadds.yml): the file, then, by connecting, what it names.
 
     Exit code 2 where the file is at fault, 1 where a server refuses.
     """
     try:
-        loaded = load(find_config(config))
+        loaded = load(config)
     except ConfigurationProblems as problems:
         _print_problems(problems, as_json)
         context.exit(WRONG)

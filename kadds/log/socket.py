@@ -21,6 +21,7 @@ import stat
 import struct
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, suppress
 from dataclasses import dataclass
@@ -38,6 +39,7 @@ PATH_BYTES_MAX = 107
 REQUEST_BYTES_MAX = 1 << 20
 FRAME_BYTES_MAX = 1 << 30
 CONNECTIONS_MAX = 32
+GRACE_SECONDS = 1.0  # how long answers under way may take to end by themselves when the server closes
 ANSWER_SECONDS = 10.0  # how long the other side may take to say the next byte of a request, or to begin an answer
 
 _HEAD = struct.Struct("<cI")
@@ -201,7 +203,7 @@ class SocketServer:
         self._thread.start()
 
     def close(self) -> None:
-        """Stop listening, end the connections, wait for their threads."""
+        """Stop listening, let answers under way end for a moment, break off the others, wait for their threads."""
         with self._lock:
             if self._closed:
                 return
@@ -212,10 +214,14 @@ class SocketServer:
         self._listener.close()
         with suppress(FileNotFoundError):
             self.path.unlink()
+        self._thread.join()
+        deadline = time.monotonic() + GRACE_SECONDS
+        for thread in open_ones.values():
+            if thread is not threading.current_thread():
+                thread.join(max(0.0, deadline - time.monotonic()))
         for connection in open_ones:
             with suppress(OSError):
                 connection.shutdown(socket.SHUT_RDWR)
-        self._thread.join()
         for thread in open_ones.values():
             if thread is not threading.current_thread():
                 thread.join(ANSWER_SECONDS)
@@ -346,7 +352,8 @@ def call(folder: Path, verb: str, arguments: Mapping[str, Any] | None = None) ->
                 hint="ask as the user that runs Kadds",
             ) from error
         connection.settimeout(None)
-        _send(connection, b"?", json.dumps({"verb": verb, "arguments": arguments or {}}).encode())
+        with suppress(BrokenPipeError):  # whoever is turned away is told so before asking
+            _send(connection, b"?", json.dumps({"verb": verb, "arguments": arguments or {}}).encode())
         kind, payload = _receive(connection, FRAME_BYTES_MAX)
         if kind in b"PZ":
             return _parts(connection, kind, payload, folder)
