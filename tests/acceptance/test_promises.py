@@ -156,7 +156,8 @@ def test_a_second_signal_stops_at_once(tmp_path: Path, postgres_database: str) -
                 while other.execute(waiting).fetchone() == (0,):
                     assert time.monotonic() < deadline, "no poll waits for the lock"
             running.signal(signal.SIGTERM)
-            assert running.wait_for_line(lambda line: "stop" in line.lower() or "drain" in line.lower(), 10)
+            kadds.wait_for_status(lambda status: status["state"] == "stopped", waiting_for="the drain to begin")
+            assert running.process.poll() is None
             began = time.monotonic()
             running.signal(signal.SIGTERM)
             ended = running.wait(20)

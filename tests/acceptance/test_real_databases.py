@@ -13,7 +13,7 @@ import pytest
 
 from tests.support.kadds_process import Kadds
 from tests.support.oracle import happened_once, is_same, replayed
-from tests.support.targets import Lake, as_duckdb_holds, duckdb_table, duckdb_tables
+from tests.support.targets import Lake, as_duckdb_holds, duckdb_tables
 from tests.support.typed_tables import Mariadb, Postgres, Product, TypedTable, Way
 from tests.support.writers import Writers
 
@@ -179,10 +179,11 @@ def test_a_late_commit_inside_the_overlap_is_delivered_once(
     kadds.catch_up().check()
 
     assert faults_of(tmp_path, product, tables) == {}
+    with closing(product.connect()) as connection:
+        sources = {table.name: product.read(connection, table) for table in tables}
     for table in tables:
-        state = duckdb_table(tmp_path / "warehouse.duckdb", table.name, product.schema)
-        assert versions_in(state) == [1, 2], table.way
-        history = Lake(tmp_path / "lake").history(f"{product.schema}.{table.name}", state.schema)
+        assert versions_in(sources[table.name]) == [1, 2], table.way
+        history = Lake(tmp_path / "lake").history(f"{product.schema}.{table.name}", sources[table.name].schema)
         assert versions_in(history) == [1, 2], table.way
 
 

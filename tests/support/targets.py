@@ -89,7 +89,8 @@ class Lake:
     def history(self, target: str, schema: pa.Schema) -> pa.Table:
         """All rows of a target (as the manifest calls it), in the columns of `schema` and those of the history."""
         wanted = pa.schema([*schema, *(pa.field(name, kind) for name, kind in _HISTORY.items())])
-        tables = [_read(self.folder / entry["path"], wanted) for entry in self.entries() if entry["target"] == target]
+        paths = [self.folder / entry["path"] for entry in self.entries() if entry["target"] == target]
+        tables = [_read(path, wanted) for path in paths if path.exists()]  # `faults` names those that are not there
         return pa.concat_tables([wanted.empty_table(), *tables])
 
 
