@@ -26,16 +26,18 @@ class Alarms:
         self._stopped = False
         self._thread: threading.Thread | None = None
 
-    def after(self, seconds: float, callback: Callable[[], None]) -> None:
-        """Call `callback` in `seconds`."""
+    def after(self, seconds: float, callback: Callable[[], None]) -> float:
+        """Call `callback` in `seconds`; the monotonic time at which, so that it finds what it rings for due."""
+        due = time.monotonic() + max(0.0, seconds)
         with self._changed:
             if self._stopped:
-                return
-            heapq.heappush(self._heap, (time.monotonic() + max(0.0, seconds), next(self._numbers), callback))
+                return due
+            heapq.heappush(self._heap, (due, next(self._numbers), callback))
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="kadds-alarms", daemon=True)
                 self._thread.start()
             self._changed.notify()
+        return due
 
     def stop(self) -> None:
         """Nothing rings any more once this returns."""

@@ -208,7 +208,8 @@ class PollRunner(SourceRunner):
     def __init__(self, spec: SourceSpec, source: PollSource, intake: Intake) -> None:
         super().__init__(spec, intake)
         self._source = source
-        self._workers = Workers(f"kadds-poll-{spec.name}", spec.workers + 1)  # one more for looking what there is
+        # One thread more than may poll at once: looking what tables there are waits for no poll.
+        self._workers = Workers(f"kadds-poll-{spec.name}", spec.workers + 1, per_group=spec.workers)
         self._discovering = False
         self._discovered_once = False
         self._discovered_at = 0.0
@@ -274,7 +275,7 @@ class PollRunner(SourceRunner):
             asked = table.asked > table.polls and not (table.due_at is not None and table.box.state in _HELD)
             if time_has_come or first or asked:
                 table.queued, table.due_at = True, None
-                self._workers.submit(table.table.qualified_name, partial(self._poll, table))
+                self._workers.submit("poll", partial(self._poll, table))
 
     def _poll(self, table: CapturedTable) -> None:
         name = table.table.qualified_name
@@ -309,8 +310,7 @@ class PollRunner(SourceRunner):
     def _next_poll(self, table: CapturedTable) -> float | None:
         if self.spec.interval_seconds is None:
             return None
-        self._intake.alarms.after(self.spec.interval_seconds, partial(self._poll_if_due, table))
-        return time.monotonic() + self.spec.interval_seconds - _EARLY_SECONDS
+        return self._intake.alarms.after(self.spec.interval_seconds, partial(self._poll_if_due, table))
 
     def _poll_failed(self, table: CapturedTable, error: Exception) -> None:
         if self._stops():  # a source that is closed under a poll fails; that is no failure of the table
@@ -323,17 +323,16 @@ class PollRunner(SourceRunner):
         decided, problem = table.attempts.failed(error, source=self.spec.name, table=table.table.qualified_name)
         with self._lock:
             table.queued = False
+            table.box.become(decided.state, problem)
             gives_up = self._gives_up(table.attempts)
             if gives_up and self._run is not None:  # the next run begins anew
                 self._run.problems[f"{self.spec.name}/{table.table.qualified_name}"] = problem
                 table.polls, table.due_at = max(table.polls, table.asked), None
                 table.attempts.succeeded()
             elif decided.again_in_seconds is not None:
-                table.due_at = time.monotonic() + decided.again_in_seconds - _EARLY_SECONDS
-        table.box.become(decided.state, problem)
-        if decided.again_in_seconds is not None and not gives_up:
-            self._intake.alarms.after(decided.again_in_seconds, partial(self._poll_if_due, table))
-        elif table.attempts.count == 1:
+                again = partial(self._poll_if_due, table)
+                table.due_at = self._intake.alarms.after(decided.again_in_seconds, again)
+        if decided.again_in_seconds is None and table.attempts.count == 1:
             self._discover()  # the table may have changed under us; if it has, it is tried as it is now
         self._show_polling()
         self._end_run_if_done()
@@ -598,6 +597,5 @@ def source_runner(spec: SourceSpec, intake: Intake) -> SourceRunner:
 
 
 _HELD = (State.RETRYING, State.WAITING, State.NO_SPACE)
-_EARLY_SECONDS = 0.005  # an alarm that rings a little early must find its table due
 _CLOSING_SECONDS = 2.0  # of the deadline, kept for what is cut off by closing the source
 _ASK_HEAD_SECONDS = 1.0

@@ -20,18 +20,18 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import structlog
 
-from kadds.api.connector import Delivery, Mode, Plan, Promise, Session, SourceAbilities
-from kadds.api.errors import CorruptLogError, DataError, FencedError, GapError, KaddsError, RetryableError, Stopping
+from kadds.api.connector import Mode, Promise, Session, SourceAbilities
+from kadds.api.errors import DataError, FencedError, GapError, KaddsError, RetryableError, Stopping
 from kadds.api.position import Cursor
 from kadds.engine.alarms import Alarms
 from kadds.engine.budget import Budget
 from kadds.engine.lane import WHOLE_SUBSCRIPTION, Batch, Lane, LaneContext
-from kadds.engine.plans import Plans, RecordedPart, RecordedPlan, mask_key_name, plan_id
+from kadds.engine.planned import PlannedDeliveries
 from kadds.engine.retry import Attempts
 from kadds.engine.runs import Run
 from kadds.engine.spec import SinkSpec, SubscriptionSpec
@@ -74,7 +74,7 @@ class SubscriptionRunner:
         self.sink = sink
         self._machinery = machinery
         self._context = LaneContext(spec, machinery.log, sink.abilities, source)
-        self._plans = Plans(machinery.log, spec.tenant)
+        self._plans = PlannedDeliveries(spec, machinery.log, self._wrote)
         self._planned = sink.abilities.promise is not Promise.EXACTLY_ONCE
         self._lock = threading.RLock()
         self._stepping = threading.Lock()  # one step at a time; a session is used by one thread at a time
@@ -85,7 +85,6 @@ class SubscriptionRunner:
         self._retry_at: float | None = None
         self._session: Session | None = None
         self._sink_cursors: dict[str, str] = {}
-        self._unfinished: dict[str, Any] = {}  # label → plan as recorded
         self._lanes: OrderedDict[str, Lane] = OrderedDict()
         self._lane_of: dict[int, Lane] = {}
         self._dirty: OrderedDict[str, Lane] = OrderedDict()  # lanes that may have something to do, in turn
@@ -157,7 +156,7 @@ class SubscriptionRunner:
         return [lane for lane in self._dirty.values() if _may_run(lane) and self._behind(lane, offset)]
 
     def _behind(self, lane: Lane, offset: int | None = None) -> bool:
-        return lane.pending(offset) or lane.label in self._unfinished
+        return lane.pending(offset) or lane.label in self._plans.unfinished
 
     def _window(self) -> Cursor | None:
         """Up to where a scheduled subscription delivers; None: no run is under way, or it is not scheduled."""
@@ -215,10 +214,7 @@ class SubscriptionRunner:
         lane.box.become(decided.state, problem)
 
     def _alarm(self, seconds: float | None) -> float | None:
-        if seconds is None:
-            return None
-        self._machinery.alarms.after(seconds, self._ask)
-        return time.monotonic() + seconds - _EARLY_SECONDS
+        return None if seconds is None else self._machinery.alarms.after(seconds, self._ask)
 
     def _survives(self, error: Exception) -> bool:
         """Whether the session can be used after the error; if not, it is thrown away."""
@@ -242,7 +238,7 @@ class SubscriptionRunner:
         with self._lock:
             self._session = session
             self._sink_cursors = dict(session.cursors)
-            self._unfinished = {plain["label"]: plain for plain in self._plans.unfinished(self.spec.name)}
+            self._plans.load()
             self._add_orphans()
             for lane in self._lanes.values():
                 self._place(lane)
@@ -253,7 +249,7 @@ class SubscriptionRunner:
 
     def _add_orphans(self) -> None:
         """Lanes for plans of streams that the subscription no longer has: they are finished, and nothing else."""
-        for label, plain in self._unfinished.items():
+        for label, plain in self._plans.unfinished.items():
             if label in self._lanes:
                 continue
             ids = {part["stream_id"] for part in plain["parts"]}
@@ -319,8 +315,8 @@ class SubscriptionRunner:
             if self._machinery.stopping.is_set() or rows_left <= 0 or bytes_left <= 0 or self._session is not session:
                 break
             try:
-                if lane.label in self._unfinished:
-                    self._finish(session, lane)
+                if lane.label in self._plans.unfinished:
+                    self._plans.finish(session, lane)
                 batch = lane.collect(until=until, rows_max=rows_left, bytes_max=bytes_left)
                 for target in batch.targets:
                     session.prepare(target)
@@ -388,7 +384,7 @@ class SubscriptionRunner:
             return [
                 lane
                 for lane in self._dirty.values()
-                if lane.unwritten and lane.box.state is not State.FAILED and lane.label not in self._unfinished
+                if lane.unwritten and lane.box.state is not State.FAILED and lane.label not in self._plans.unfinished
             ]
 
     def _wrote(self, cursors: dict[str, str]) -> None:
@@ -404,80 +400,10 @@ class SubscriptionRunner:
             session.deliver([], cursors)
             self._wrote(cursors)
 
-    # ------------------------------------------------------------------------------------------- by plan
-
     def _deliver_planned(self, session: Session, found: Sequence[_Found]) -> None:
         [(lane, batch)] = found
-        recorded = self._plan(session, lane, batch)
-        self._plans.record(recorded)
-        self._unfinished[lane.label] = recorded.to_json()
-        steps = [(part.plan, batch.parts[number].delivery) for number, part in enumerate(recorded.parts)]
-        self._carry_out(session, lane, recorded, steps)
+        self._plans.deliver(session, lane, batch)
         lane.moved(batch)
-
-    def _plan(self, session: Session, lane: Lane, batch: Batch) -> RecordedPlan:
-        first, end = str(batch.first), str(batch.end)
-        parts = []
-        for number, part in enumerate(batch.parts):
-            plan = Plan(plan_id(self.spec.name, lane.label, first, end, number), first, end)
-            target = part.delivery.target
-            parts.append(
-                RecordedPart(
-                    replace(plan, names=session.plan(target, plan)),
-                    target.name,
-                    part.stream_id,
-                    part.source_table,
-                    part.contract,
-                    mask_key_name(part.contract, self.spec.mask_key),
-                )
-            )
-        return RecordedPlan(self.spec.name, lane.label, self.spec.mode, first, end, tuple(parts))
-
-    def _carry_out(
-        self, session: Session, lane: Lane, recorded: RecordedPlan, steps: Sequence[tuple[Plan, Delivery]]
-    ) -> None:
-        cursors = {lane.label: recorded.end}
-        for number, (plan, delivery) in enumerate(steps):
-            try:
-                session.deliver([delivery], cursors if number == len(steps) - 1 else {}, plan)
-            except DataError:
-                if number == 0:  # nothing has left: what was decided need not stand once the cause is cured
-                    self._strike(lane, recorded)
-                raise
-        self._wrote(cursors)
-        self._strike(lane, recorded)
-
-    def _strike(self, lane: Lane, recorded: RecordedPlan) -> None:
-        self._plans.finished(recorded.key)
-        self._unfinished.pop(lane.label, None)
-
-    def _finish(self, session: Session, lane: Lane) -> None:
-        """Carry out what was planned before a crash or a lost session, exactly as it was planned."""
-        recorded = RecordedPlan.from_json(self._unfinished[lane.label])
-        end = Cursor.parse(recorded.end)
-        if lane.label in self._sink_cursors and lane.reached >= end.offset():
-            self._strike(lane, recorded)
-            return
-        steps = []
-        waiting = list(recorded.parts)
-        for stream, rows in lane.between(Cursor.parse(recorded.first), end, recorded.mode):
-            if not waiting or (waiting[0].stream_id, waiting[0].table) != (stream.id, rows.table):
-                continue  # the contract let nothing of it through
-            part = waiting.pop(0)
-            part.check_mask_key(self.spec.mask_key)
-            bound = lane.bound_to(stream, rows.table, part.contract, recorded.mode)
-            session.prepare(bound.target)
-            steps.append((part.plan, Delivery(bound.target, lane.steps(bound, rows))))
-        if waiting:
-            raise CorruptLogError(
-                f"the log no longer has all of what was planned to be delivered to {waiting[0].target}",
-                where=f"{self.spec.name} {lane.label}",
-                hint="run `kadds log verify`",
-            )
-        self._carry_out(session, lane, recorded, steps)
-        lane.reset(end)
-        lane.meter.add(sum(delivery.rows for _, delivery in steps))
-        _logger.info("finished_plan", subscription=self.spec.name, stream=lane.label, parts=len(steps))
 
     # ------------------------------------------------------------------------------------------- states
 
@@ -652,7 +578,6 @@ class SubscriptionRunner:
 
 
 _Found = tuple[Lane, Batch]
-_EARLY_SECONDS = 0.005  # an alarm that rings a little early must find its lane due
 
 
 def _is_later(monotonic: float | None) -> bool:

@@ -219,11 +219,25 @@ def test_what_was_before_a_truncate_is_void() -> None:
 
 
 def test_a_key_deleted_and_made_again_without_all_cells_shows_nothing_of_the_old_row() -> None:
-    batch = rows(ORDERS, ("d", key_only(1)), ("c", (1, "new", NOT_GIVEN)))
+    batch = rows(ORDERS, ("u", (1, "old", None)), ("d", key_only(1)), ("c", (1, NOT_GIVEN, None)))
     [delete, upsert] = net_change(batch)
     assert isinstance(delete, Delete)
     assert isinstance(upsert, Upsert)
+    assert upsert.rows.column("a").to_pylist() == [None]
     assert upsert.not_given is not None
+
+
+def test_where_two_rows_end_under_one_key_the_later_stands_and_the_key_stands_once() -> None:
+    batch = rows(
+        ORDERS,
+        ("b", whole(1, "one")),
+        ("u", whole(2, "one")),
+        ("b", whole(2, "two")),  # the row that was there first, for its image differs
+        ("u", whole(2, "TWO")),
+    )
+    start = {(1,): whole(1, "one"), (2,): whole(2, "two")}
+    for rekeys in (True, False):
+        assert apply(start, net_change(batch, rekeys=rekeys), (0,)) == {(2,): whole(2, "TWO")}
 
 
 @pytest.mark.parametrize(("cell", "why"), [(None, "NULL"), (NOT_GIVEN, "does not give"), (Text("NaN"), "cannot hold")])
