@@ -192,7 +192,7 @@ def test_another_user_is_refused_even_where_the_file_lets_him_in(
             "import os, socket, sys\n"
             "s = socket.socket(socket.AF_UNIX); os.chdir(os.path.dirname(sys.argv[1]))\n"
             "if os.geteuid() == 0: os.setegid(65534); os.seteuid(65534)\n"
-            "s.connect('kadds.sock'); print(s.recv(4096)[5:].decode())"
+            "s.connect('kadds.sock'); print(b''.join(iter(lambda: s.recv(4096), b''))[5:].decode())"
         )
         said = subprocess.run([sys.executable, "-c", script, str(path)], capture_output=True, text=True, check=True)
         assert re.fullmatch(r"user \d+ may not ask here", json.loads(said.stdout)["message"])
