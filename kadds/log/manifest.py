@@ -99,6 +99,11 @@ class Manifest:
             manifest._next = header.number + 1
         return manifest
 
+    def check_writable(self) -> None:
+        """Raise what the sync of a record failed with: it may stand there, so what it names must stay as it is."""
+        if self._failure is not None:
+            raise self._failure
+
     def cut_torn_record(self) -> None:
         """Open it for new records; a torn last one goes, now that nothing in the folder was found to need it."""
         self._file.size += self.cut_bytes
@@ -131,8 +136,7 @@ class Manifest:
             )
 
     def _add(self, record: dict[str, Any]) -> None:
-        if self._failure is not None:
-            raise self._failure  # a record whose fsync failed may stand there: another one must not follow it
+        self.check_writable()
         head = encode_head(record)
         header = EntryHeader(EntryKind.RECORD, 0, self._next, 0, 0, len(head), 0, self._file.size, checksum(head))
         parts = [header.pack(self.log), head]

@@ -127,6 +127,7 @@ class Sealer:
             files = self._tail.closed_files() if everything else self._due()
             if not files:
                 return False
+            self._manifest.check_writable()
             gathered = self._gather(files)
             identity = files[-1].header.identity
             self._move_fragments(gathered, files[-1].number, identity)
