@@ -214,8 +214,12 @@ class Recovery:
         """Fragments whose journal file is sealed; the commits that name them follow in the open journal.
 
         A file that a crash left half-written is harmless: the journal files that it was copied from are still there.
+        Of a damaged one nothing is taken; the commit that needs it will miss it by name.
         """
-        file = JournalFile.open(path, manifest.log.bytes)
+        try:
+            file = JournalFile.open(path, manifest.log.bytes)
+        except CorruptLogError:
+            return
         data = pa.py_buffer(file.mapped())
         for position, header in file.scan().entries:
             tail.move(header.number, file, position, header.entry_bytes)
