@@ -34,10 +34,12 @@ from kadds.api.errors import (
     RetryableError,
     SchemaMismatchError,
 )
+from kadds.api.schema import Column, Table
 from kadds.testing.faults import file_size_limit
 from kadds.testing.sink_contract import SinkContract
-from kadds.testing.sink_values import history_of, orders, rows_of, text_cell
+from kadds.testing.sink_values import HOSTILE_NAMES, history_of, orders, rows_of, text_cell
 from kadds_files import connector
+from kadds_files.names import target_folder
 from kadds_files.settings import FilesSettings
 from kadds_files.sink import FilesSink
 
@@ -304,6 +306,7 @@ def test_the_manifest_goes_on_in_a_new_part_and_a_claim_reads_only_the_last(
 _CLAIM = """
 import sys, pathlib
 from kadds_files import connector
+from kadds_files.names import target_folder
 from kadds_files.settings import FilesSettings
 sink = connector.sink.open(FilesSettings(path=pathlib.Path(sys.argv[1])))
 session = sink.claim("default/s")
@@ -403,8 +406,9 @@ def test_after_a_manifest_line_that_could_not_be_written_only_a_new_claim_goes_o
 _DELIVER_FOREVER = """
 import sys, pathlib
 from kadds.api.connector import Append, Delivery, Mode, Plan
-from kadds.testing.sink_values import history_of, orders, rows_of
+from kadds.testing.sink_values import HOSTILE_NAMES, history_of, orders, rows_of
 from kadds_files import connector
+from kadds_files.names import target_folder
 from kadds_files.settings import FilesSettings
 sink = connector.sink.open(FilesSettings(path=pathlib.Path(sys.argv[1])))
 session = sink.claim("default/s")
@@ -496,3 +500,18 @@ def test_every_error_of_the_operating_system_becomes_one_of_ours(root: Path, ope
     sink = SIDE.open(FilesSettings(path=root.parent / "file" / "below"))
     with pytest.raises(KaddsError):
         sink.claim("default/s")
+
+
+def test_folders_of_different_targets_are_different_and_harmless() -> None:
+    def folder(*names: str, name: str | None = None) -> str:
+        schema, table = (None, *names)[-2:]
+        source = Table(schema, table, (Column("id", pa.int64()),))
+        return target_folder(Target("s", name or source.qualified_name, source, Mode.APPEND))
+
+    names = [(one, two) for one in HOSTILE_NAMES for two in ("x", *HOSTILE_NAMES)]
+    names += [("a.b", "c"), ("a", "b.c"), ("a", "b%2Ec"), ("a~b", "c"), ("y" * 301, "x"), ("y" * 302, "x")]
+    folders = [folder(*pair) for pair in names] + [folder(name) for name in (*HOSTILE_NAMES, "_manifest", "~")]
+    assert len(set(folders)) == len(folders)
+    for encoded in folders:
+        assert re.fullmatch(r"[A-Za-z0-9%-][A-Za-z0-9%._~-]{0,199}", encoded)
+    assert folder("shop", "orders", name="sales.orders") == folder("sales", "orders") == "sales.orders"
