@@ -41,8 +41,13 @@ def _undeclared(folder: str, declared: set[str]) -> list[str]:
 
 
 def test_kadds_imports_only_what_its_dependencies_bring() -> None:
-    """Drivers are for connectors: without any extra `kadds` itself imports."""
-    assert _undeclared("kadds", _names(_project()["dependencies"])) == []
+    """Drivers are for connectors: without any extra `kadds` itself imports. Its suites for others need `testing`."""
+    project = _project()
+    dependencies = _names(project["dependencies"])
+    suites = dependencies | _names(project["optional-dependencies"]["testing"])
+    outside = [found for found in _undeclared("kadds", dependencies) if "/kadds/testing/" not in found]
+    assert outside == []
+    assert _undeclared("kadds/testing", suites) == []
 
 
 def test_connectors_import_only_what_an_extra_brings() -> None:
@@ -66,7 +71,7 @@ def test_constraints_pin_every_dependency_and_hold_nothing_else() -> None:
 def test_the_extra_for_everything_has_every_driver() -> None:
     extras = _project()["optional-dependencies"]
     [everything] = [Requirement(text) for text in extras["all"]]
-    assert everything.extras == set(extras) - {"all", "test", "dev"}
+    assert everything.extras == set(extras) - {"all", "testing", "test", "dev"}
 
 
 def test_each_test_server_has_a_profile_of_its_own_and_says_when_it_is_ready() -> None:
