@@ -88,6 +88,7 @@ class SourceRunner:
         self._attempts = Attempts()
         self.progress = Progress(intake.changed)
         self.tables: dict[str, CapturedTable] = {}
+        self.paused_tables: frozenset[str] = frozenset()  # as the log remembers them; set before the start
         self._other_rows = Meter()  # of batches of many tables
         self._ended = threading.Event()
 
@@ -131,7 +132,9 @@ class SourceRunner:
             for table in found:
                 known = self.tables.get(table.qualified_name)
                 if known is None:
-                    self.tables[table.qualified_name] = CapturedTable(table, self._intake.changed)
+                    new = self.tables[table.qualified_name] = CapturedTable(table, self._intake.changed)
+                    if table.qualified_name in self.paused_tables:
+                        new.box.command(State.PAUSED)
                 elif known.table != table:
                     known.table = table
                     if known.box.state is State.FAILED:

@@ -88,6 +88,7 @@ class SubscriptionRunner:
         self._lanes: OrderedDict[str, Lane] = OrderedDict()
         self._lane_of: dict[int, Lane] = {}
         self._dirty: OrderedDict[str, Lane] = OrderedDict()  # lanes that may have something to do, in turn
+        self.paused_tables: frozenset[str] = frozenset()  # as the log remembers them; set before any stream is added
         self._lost: dict[str, Problem] = {}  # cursors in the sink that this log cannot continue and has no stream for
         self._wrote_cursors_at = 0.0
         self._cursor_alarm = False
@@ -109,6 +110,8 @@ class SubscriptionRunner:
             if lane is None:
                 lane = Lane(self._context, label, self._machinery.log.begin(), self._machinery.changed)
                 self._lanes[label] = lane
+                if self.paused_tables & {label, qualified_name(stream.name)}:
+                    lane.box.command(State.PAUSED)
             lane.streams[stream.id] = stream
             self._lane_of[stream.id] = lane
             if self._session is not None and len(lane.streams) == 1:

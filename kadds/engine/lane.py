@@ -107,8 +107,9 @@ class _Gathered:
                 self.tables[control.stream.id] = control.table
             if control.kind in (ControlKind.SNAPSHOT_BEGIN, ControlKind.SNAPSHOT_END):
                 self.resyncing = control.kind == ControlKind.SNAPSHOT_BEGIN
-        if found.changes and found.transactions.num_rows:
-            self.committed_at = found.transactions.column("committed_at")[-1].as_py() or self.committed_at
+        if found.changes:
+            last = found.changes[-1].transactions[-1].as_py()
+            self.committed_at = found.transactions.column("committed_at")[last].as_py() or self.committed_at
         self.end, self.whole = found.cursor, found.whole
 
     def may_end(self, *, transactional: bool) -> bool:
@@ -193,7 +194,7 @@ class Lane:
     def between(self, first: Cursor, end: Cursor, mode: Mode) -> list[tuple[Stream, Rows]]:
         """All rows of a range, one element a stream and schema version, in the order in which `collect` takes them."""
         gathered = _Gathered()
-        for found in self._context.log.read(first, streams=self.streams.keys(), until=end):
+        for found in self._context.log.read(first, streams=tuple(self.streams), until=end):
             gathered.add(found, facts=mode is Mode.APPEND)
         return [
             (self.streams[stream_id], rows)
@@ -204,7 +205,7 @@ class Lane:
     def _gather(self, until: Cursor | None, rows_max: int, bytes_max: int) -> _Gathered:
         mode, gathered = self._context.spec.mode, _Gathered()
         found = self._context.log.read(
-            self.cursor, streams=self.streams.keys(), until=until, max_rows=rows_max, max_bytes=bytes_max
+            self.cursor, streams=tuple(self.streams), until=until, max_rows=rows_max, max_bytes=bytes_max
         )
         for one in found:
             try:

@@ -39,6 +39,7 @@ from kadds.log.log import Log
 DRAIN_SECONDS = 30.0
 WORKERS = 8
 _LOOK_SECONDS = 0.2  # a stop signal that is not ours cannot wake us
+_LONG_SECONDS = 3600.0
 _PAUSED = "paused"  # kind of control state
 _GIVING_UP = frozenset((State.RETRYING, State.NO_SPACE))
 
@@ -136,7 +137,7 @@ class Engine:
         with self._lock:
             _refuse_taken("source", spec.name, self._sources)
             self._sources[spec.name] = runner
-            self._restore_pause("source", spec.name, runner.box)
+            self._restore_pause("source", runner)
             self._runs.interrupted(f"source:{spec.name}")
             if self._started:
                 runner.start()
@@ -164,10 +165,10 @@ class Engine:
             _check_mode(spec, sink)
             runner = SubscriptionRunner(spec, sink, lambda: self._abilities_of(spec.source), self._machinery)
             self._subscriptions[spec.name] = runner
-            self._restore_pause("subscription", spec.name, runner.box)
+            self._restore_pause("subscription", runner)
             self._runs.interrupted(f"subscription:{spec.name}")
             if self._started:
-                self._begin(runner)
+                self._dispatcher.add(runner)
         self.changed()
 
     def remove_source(self, name: str, *, timeout_seconds: float = DRAIN_SECONDS) -> bool:
@@ -227,16 +228,10 @@ class Engine:
             self._started_at = utc_now()
             self._dispatcher.start()
             for subscription in self._subscriptions.values():
-                self._begin(subscription)
+                self._dispatcher.add(subscription)
             for source in self._sources.values():
                 source.start()
         _logger.info("started", sources=len(self._sources), subscriptions=len(self._subscriptions))
-
-    def _begin(self, runner: SubscriptionRunner) -> None:
-        self._dispatcher.add(runner)
-        for table in self._log.state.get(runner.spec.tenant, _PAUSED, f"subscription:{runner.spec.name}") or []:
-            if table:
-                runner.pause(table)
 
     def request_stop(self) -> None:
         """Let `wait` and `wait_until_caught_up` return; may be called by a signal handler's thread."""
@@ -245,8 +240,10 @@ class Engine:
 
     def wait(self, stop: StopSignal | None = None) -> None:
         """Until `request_stop`, `stop`, or the failure of the log."""
+        count = self.changed.count
         while not self._ended(stop):
-            self.changed.wait(self.changed.count, _LOOK_SECONDS if stop is not None else 3600.0)
+            self.changed.wait(count, _LOOK_SECONDS if stop is not None else _LONG_SECONDS)
+            count = self.changed.count
 
     def _ended(self, stop: StopSignal | None) -> bool:
         return self._stop_requested.is_set() or self._fatal is not None or (stop is not None and stop.is_set())
@@ -314,24 +311,28 @@ class Engine:
     def _pause(self, kind: str, runner: SourceRunner | SubscriptionRunner, table: str | None) -> None:
         if not runner.pause(table):
             raise _no_table(kind, runner.spec.name, table)
-        self._keep_pause(kind, runner.spec, lambda paused: paused | {table or ""})
+        self._keep_pause(kind, runner, lambda paused: paused | {table or ""})
 
     def _resume(self, kind: str, runner: SourceRunner | SubscriptionRunner, table: str | None) -> None:
         if not runner.resume(table):
             raise _no_table(kind, runner.spec.name, table)
-        self._keep_pause(kind, runner.spec, lambda paused: paused - {table or ""})
+        self._keep_pause(kind, runner, lambda paused: paused - {table or ""})
 
     def _keep_pause(
-        self, kind: str, spec: SourceSpec | SubscriptionSpec, change: Callable[[set[str]], set[str]]
+        self, kind: str, runner: SourceRunner | SubscriptionRunner, change: Callable[[set[str]], set[str]]
     ) -> None:
-        key = f"{kind}:{spec.name}"
-        paused = change(set(self._log.state.get(spec.tenant, _PAUSED, key) or []))
-        self._log.state.put(spec.tenant, _PAUSED, key, sorted(paused) or None)
+        key = f"{kind}:{runner.spec.name}"
+        paused = change(set(self._log.state.get(runner.spec.tenant, _PAUSED, key) or []))
+        runner.paused_tables = frozenset(paused - {""})
+        self._log.state.put(runner.spec.tenant, _PAUSED, key, sorted(paused) or None)
 
-    def _restore_pause(self, kind: str, name: str, box: StateBox) -> None:
-        paused = self._log.state.get(name.split("/", 1)[0], _PAUSED, f"{kind}:{name}") or []
+    def _restore_pause(self, kind: str, runner: SourceRunner | SubscriptionRunner) -> None:
+        """Before it begins, so that nothing of what was paused moves."""
+        spec = runner.spec
+        paused = set(self._log.state.get(spec.tenant, _PAUSED, f"{kind}:{spec.name}") or [])
         if "" in paused:
-            box.command(State.PAUSED)
+            runner.box.command(State.PAUSED)
+        runner.paused_tables = frozenset(paused - {""})
 
     # ------------------------------------------------------------------------------------------- runs
 

@@ -129,6 +129,9 @@ class ScriptedSource:
     def close(self) -> None:
         self.closed.set()
 
+    def wait_for_polls(self, name: str, count: int) -> None:
+        wait_until(lambda: self.polled.get(name, 0) >= count)
+
 
 def scripted(engine: Engine, *tables: Table, **more: Any) -> ScriptedSource:
     connector = fake_poll_connector(FakeDatabase())
@@ -295,6 +298,22 @@ def test_a_paused_source_takes_nothing_until_it_is_resumed(tmp_path: Path, make:
         engine.resume_source(SOURCE)
         caught_up(engine)
         assert rows_of(storage) == [(1, "a"), (2, "b")]
+
+
+def test_a_paused_table_stays_paused_over_a_restart_on_both_sides(tmp_path: Path) -> None:
+    with log_in(tmp_path) as log:
+        for start in range(2):
+            with engine_on(log) as engine:
+                source = scripted(engine, orders(), orders("items"))
+                engine.start()
+                source.wait_for_polls("public.items", 3)
+                if start == 0:
+                    engine.pause_source(SOURCE, "public.orders")
+                else:
+                    assert table_state(engine) == "paused"
+                    assert "public.orders" not in source.polled
+                    engine.resume_source(SOURCE, "public.orders")
+                    source.wait_for_polls("public.orders", 1)
 
 
 def test_a_refused_source_fails_by_name_and_goes_on_when_resumed(tmp_path: Path) -> None:

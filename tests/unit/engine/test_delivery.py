@@ -442,6 +442,23 @@ def test_one_table_can_be_paused_while_the_others_go_on(tmp_path: Path) -> None:
             engine.pause_subscription(SUBSCRIPTION, "public.nope")
 
 
+def test_a_paused_table_of_a_subscription_stays_paused_over_a_restart(tmp_path: Path) -> None:
+    storage = FakeStorage()
+    with log_in(tmp_path) as log:
+        feed = Feed(log)
+        for start in range(2):
+            with engine_on(log) as engine:
+                add_fake_sink(engine, storage)
+                engine.add_subscription(subscription())
+                engine.start()
+                feed((ORDERS, C, [(start, "a")]), (ITEMS, C, [(start, "x")]))
+                caught_up(engine)
+                if start == 0:
+                    engine.pause_subscription(SUBSCRIPTION, "public.orders")
+        assert rows_of(storage) == [(0, "a")]
+        assert len(rows_of(storage, "public.items")) == 2
+
+
 def test_a_sink_that_waits_for_somebody_is_shown_as_waiting_and_never_fails(tmp_path: Path) -> None:
     storage = FakeStorage()
     held = [RetryableError("held", waiting_for="FILE, held by 1234", retry_after_seconds=0.01) for _ in range(40)]
