@@ -13,8 +13,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
+import tenacity
+
 from kadds.api.connector import StopSignal
-from kadds.api.errors import ConfigurationError, RefusedError
+from kadds.api.errors import ConfigurationError, LockedError, RefusedError
 from kadds.app import assembly
 from kadds.app.places import Place
 from kadds.app.registry import Registry
@@ -26,11 +28,14 @@ from kadds.engine.budget import MemorySplit, default_memory_limit_bytes
 from kadds.engine.runs import Run
 from kadds.engine.states import utc_now
 from kadds.engine.supervisor import DRAIN_SECONDS, Engine, Outcome
+from kadds.log.lock import read_holder
 from kadds.log.log import Log
 
 Narrate = Callable[[str], None]
 _LOOK_SECONDS = 1.0  # how long a run that will never end may keep its thread from seeing that the app ends
 _ABANDONED_SECONDS = 2.0
+_LOOK_AT_LOCK_SECONDS = 0.05
+_LOCK_PATIENCE_SECONDS = 10.0
 
 
 class App:
@@ -64,10 +69,12 @@ class App:
     ) -> Self:
         """Open the log and compare the file with what it remembers; nothing is connected to yet.
 
-        Raises ConfigurationError where the two do not fit, or where a sink is in both.
+        Raises ConfigurationError where the two do not fit, or where a sink is in both. A short command that holds the
+        folder (somebody looks at the status just now) is waited for; a process that serves it is not.
         """
         settings = loaded.configuration.log
-        log = Log.open(
+        log = _held_only_for_a_moment(settings.path)(
+            Log.open,
             settings.path,
             memory_bytes=MemorySplit.of(memory_limit_bytes(loaded.configuration)).log_bytes,
             free_space_floor_bytes=settings.free_space_floor_bytes,
@@ -218,6 +225,18 @@ class App:
         while self._closers:
             self._closers.pop()()
         self.log.close()
+
+
+def _held_only_for_a_moment(folder: Path) -> tenacity.Retrying:
+    """Tries again while another process holds the folder and says nowhere that it serves it."""
+    return tenacity.Retrying(
+        retry=tenacity.retry_if_exception(
+            lambda error: isinstance(error, LockedError) and "socket" not in read_holder(folder)
+        ),
+        wait=tenacity.wait_fixed(_LOOK_AT_LOCK_SECONDS),
+        stop=tenacity.stop_after_delay(_LOCK_PATIENCE_SECONDS),
+        reraise=True,
+    )
 
 
 def memory_limit_bytes(configuration: Configuration) -> int:

@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -251,6 +252,31 @@ def test_two_processes_on_one_folder_are_refused_by_pid(tmp_path: Path) -> None:
         assert "data/log" in refused.said
         running.terminate().check()
     judged.kadds.catch_up().check()
+    assert judged.faults() == {}
+
+
+def test_somebody_who_looks_at_the_status_does_not_keep_it_from_starting(tmp_path: Path) -> None:
+    """While nothing runs, a command holds the folder itself for as long as it looks."""
+    judged = JudgedShop(tmp_path)
+    judged.shop.change(5)
+    judged.kadds.catch_up().check()
+    ended = threading.Event()
+
+    def look() -> None:
+        while not ended.is_set():
+            judged.kadds("status", "--config", str(judged.kadds.path))
+
+    lookers = [threading.Thread(target=look) for _ in range(2)]
+    for looker in lookers:
+        looker.start()
+    try:
+        for _ in range(3):
+            judged.shop.change(5)
+            judged.kadds.catch_up().check()
+    finally:
+        ended.set()
+        for looker in lookers:
+            looker.join()
     assert judged.faults() == {}
 
 
