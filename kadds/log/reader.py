@@ -89,8 +89,11 @@ class Reader:
         wanted = None if streams is None else np.unique(np.fromiter(streams, np.int64))
         at = told = first
         while at < end:
-            segment = next((s for s in self._segments() if s.first_offset <= at < s.end_offset), None)
+            segment = self._sealed_at(at)
             if segment is not None:
+                at = max(at, segment.first_offset)  # offsets need not be dense: nothing stands before it
+                if at >= end:
+                    break
                 slices = self._from_segment(segment, at, min(end, segment.end_offset), wanted, rows_max)
             else:
                 slices = self._from_tail(at, end, wanted, rows_max, bytes_max)
@@ -102,6 +105,10 @@ class Reader:
         if told < end:
             yield self._slice(told, end, [], [], [], True)
 
+    def _sealed_at(self, offset: int) -> Segment | None:
+        """The segment in which `offset`, or what follows it, stands; None if that is the open tail."""
+        return next((segment for segment in self._segments() if segment.end_offset > offset), None)
+
     # ------------------------------------------------------------------ the open tail
 
     def _from_tail(self, first: int, end: int, wanted: Ids | None, rows_max: int, bytes_max: int) -> Iterator[Slice]:
@@ -109,7 +116,7 @@ class Reader:
         ids = None if wanted is None else wanted.tolist()
         while at < end:
             places = self._tail.commits(at, end, ids, _COMMITS_AT_ONCE)
-            if any(s.first_offset <= at < s.end_offset for s in self._segments()):
+            if self._sealed_at(at) is not None:
                 return  # sealed meanwhile: commits before the first of `places` may be gone from the tail
             if not places:
                 yield self._slice(at, end, [], [], [], True)

@@ -160,7 +160,8 @@ class Recovery:
         next_offset = sealed.end_offset if sealed else 0
         last_sealed = sealed.high_journal if sealed else 0
         for path in sorted(self._journal.glob("*.fragments")):
-            self._take_fragments(tail, path, manifest)
+            if int(path.stem) <= last_sealed:  # otherwise they stand in the journal still
+                self._take_fragments(tail, path, manifest)
         paths = sorted(self._journal.glob("*.journal"))
         live = [path for path in paths if int(path.stem) > last_sealed]
         if self._writable:
