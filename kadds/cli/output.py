@@ -25,7 +25,7 @@ def console() -> Console:
     """Standard output as rich sees it."""
     person = sys.stdout.isatty()
     width = shutil.get_terminal_size().columns if person else LINE_WIDTH
-    return Console(file=sys.stdout, highlight=False, soft_wrap=not person, width=width)
+    return Console(file=sys.stdout, highlight=False, markup=False, emoji=False, soft_wrap=not person, width=width)
 
 
 def table(headings: Sequence[str], rows: Iterable[Sequence[object]], *, empty: str) -> None:
@@ -44,9 +44,8 @@ def table(headings: Sequence[str], rows: Iterable[Sequence[object]], *, empty: s
 
 
 def cell(value: object) -> str:
-    """A value of a table in words; rich's markup is taken out of the meaning."""
-    text = "-" if value is None else f"{value:,}" if isinstance(value, int) else str(value)
-    return text.replace("[", r"\[")
+    """A value of a table in words."""
+    return "-" if value is None else f"{value:,}" if isinstance(value, int) else str(value)
 
 
 def fields(plain: Mapping[str, Any], *, indent: str = "") -> None:

@@ -35,7 +35,7 @@ def person_watches() -> bool:
 def shown(status: Status, *, person: bool) -> Iterator[None]:
     """Show progress for the time of a block."""
     if person:
-        console = Console(stderr=True, highlight=False)
+        console = Console(stderr=True, highlight=False, markup=False, emoji=False)
         with Live(
             get_renderable=lambda: tables(status()),
             refresh_per_second=REFRESHES_PER_SECOND,
@@ -57,7 +57,7 @@ def shown(status: Status, *, person: bool) -> Iterator[None]:
 
 def print_tables(plain: Mapping[str, Any]) -> None:
     """The tables once, to standard error, where no terminal refreshes them."""
-    Console(stderr=True, highlight=False, width=output.LINE_WIDTH).print(tables(plain))
+    Console(stderr=True, highlight=False, markup=False, emoji=False, width=output.LINE_WIDTH).print(tables(plain))
 
 
 def _lines(status: Status, ended: threading.Event) -> None:
