@@ -95,14 +95,11 @@ class Dispatcher:
         self._changed()
 
     def _with_known(self, ids: Iterable[int]) -> Iterable[int]:
-        """The ids, each of which is in the map; streams not met before are matched now, all in one pass."""
+        """The ids, each of which is in the map; streams not met before are matched now."""
         ids = tuple(ids)
-        if any(number not in self._known for number in ids):
-            for stream in self._log.streams():
-                if stream.id not in self._known:
-                    self._known[stream.id] = self._matched(stream)
-            for number in ids:
-                self._known.setdefault(number, ())  # system streams are not listed
+        for number in ids:
+            if number not in self._known:
+                self._known[number] = self._matched(self._log.stream(number))
         return ids
 
     def _matched(self, stream: Stream) -> tuple[SubscriptionRunner, ...]:
