@@ -13,6 +13,7 @@ import pytest
 
 from tests.support.kadds_process import Kadds
 from tests.support.oracle import happened_once, is_same, replayed
+from tests.support.servers import PostgresServer
 from tests.support.targets import Lake, as_duckdb_holds, duckdb_tables
 from tests.support.typed_tables import Mariadb, Postgres, Product, TypedTable, Way
 from tests.support.writers import Writers
@@ -33,12 +34,16 @@ def products(postgres_database: str, mariadb_database: str) -> list[Product]:
 
 def make_tables(product: Product, count: int) -> list[TypedTable]:
     tables = product.tables(count)
+    create(product, tables)
+    return tables
+
+
+def create(product: Product, tables: list[TypedTable]) -> None:
     with closing(product.connect()) as connection, connection.cursor() as cursor:
         for table in tables:
             for statement in product.create(table):
                 cursor.execute(statement)
         connection.commit()
-    return tables
 
 
 def source_of(product: Product, tables: list[TypedTable], **more: Any) -> dict[str, Any]:
@@ -131,11 +136,7 @@ def late(tmp_path: Path, product: Product) -> tuple[Kadds, list[TypedTable]]:
     ways = {table.way: table for table in reversed(product.tables(5))}
     tables = list(ways.values())
     assert set(ways) == set(Way)
-    with closing(product.connect()) as connection, connection.cursor() as cursor:
-        for table in tables:
-            for statement in product.create(table):
-                cursor.execute(statement)
-        connection.commit()
+    create(product, tables)
     configuration = configuration_of([product], {product.name: tables}, poll_interval_seconds=0.2)
     return Kadds(tmp_path, configuration), tables
 
@@ -191,3 +192,41 @@ def rows_of(status: Any, subscription: str) -> int:
     """How many rows a subscription has delivered since it was started."""
     found = [one for one in status["subscriptions"] if one["name"] == f"default/{subscription}"]
     return sum(one["rows"] or 0 for one in found)
+
+
+@pytest.mark.own_server("postgres")
+def test_a_server_that_dies_is_waited_for_and_nothing_is_missed(tmp_path: Path) -> None:
+    with PostgresServer() as server:
+        product = Postgres(server.create_database())
+        ways = {table.way: table for table in reversed(product.tables(5))}
+        tables = list(ways.values())
+        create(product, tables)
+        kadds = Kadds(tmp_path, configuration_of([product], {product.name: tables}, poll_interval_seconds=0.2))
+        with kadds.start() as running:
+            for round_ in range(1, 4):
+                write(product, tables, round_)
+                wanted = round_ * len(tables)
+                kadds.wait_for_status(
+                    lambda status, wanted=wanted: rows_of(status, "postgres-to-warehouse") >= wanted,
+                    waiting_for="what has been written",
+                )
+                if round_ < 3:
+                    write(product, tables, 100 + round_, commit=False)
+                    server.kill()
+                    kadds.wait_for_status(
+                        lambda status: any(one["problem"] for one in status["sources"]),
+                        waiting_for="the outage to be shown",
+                    )
+                    server.start()
+            running.terminate().check()
+        kadds.catch_up().check()
+        assert faults_of(tmp_path, product, tables) == {}
+
+
+def write(product: Product, tables: list[TypedTable], number: int, *, commit: bool = True) -> None:
+    """A row in each table."""
+    with closing(product.connect()) as connection:
+        for table in tables:
+            insert(product, connection, table, number)
+        if commit:
+            connection.commit()
