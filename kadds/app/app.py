@@ -22,6 +22,7 @@ from kadds.app.places import Place
 from kadds.app.registry import Registry
 from kadds.app.remembered import Remembered, refuse
 from kadds.app.schedules import Job, jobs_of, jobs_remembered
+from kadds.app.secrets import secrets_in, secrets_of
 from kadds.config import Configuration, Difference, Effect, Loaded, SinkEntry, load
 from kadds.config import names as naming
 from kadds.engine.budget import MemorySplit, default_memory_limit_bytes
@@ -138,6 +139,14 @@ class App:
             for section, entries in loaded.contracts().items():
                 found[section].update(entries)
         return found
+
+    def secrets(self) -> frozenset[str]:
+        """Every secret of the file and of the registered sinks that it uses."""
+        loaded = self.loaded()
+        if loaded is None:
+            return frozenset()
+        used = {entry.sink for entry in loaded.configuration.subscriptions.values()} & self.registry.written().keys()
+        return secrets_of(loaded.configuration) | secrets_in(*(self.sink_entry(name).settings for name in used))
 
     def jobs(self) -> list[Job]:
         """Everything that has a schedule: of the file where it is known, else as the log remembers it."""

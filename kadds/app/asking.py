@@ -50,10 +50,9 @@ def _ask_once(place: Place, verb: str, arguments: dict[str, Any], environment: M
         return call(place.log, verb, arguments)
     except NobodyServesError:
         pass
-    writes = VERBS[verb].writes
-    if not writes:
+    if not VERBS[verb].makes_log:
         _refuse_no_log(place)
-    app = App.open(place, writable=writes, environment=environment)
+    app = App.open(place, writable=VERBS[verb].writes, environment=environment)
     try:
         found = answer(app, verb, arguments)
         if isinstance(found, Iterator):
@@ -71,7 +70,7 @@ def _held(app: App, parts: Iterator[Part | None]) -> Iterator[Part | None]:
 
 
 def _refuse_no_log(place: Place) -> None:
-    """Opening a folder makes a log of it; a command that only looks must not."""
+    """Opening a folder makes a log of it; a command that only looks, or changes what is there, must not."""
     if not (place.log / MANIFEST_NAME).exists():
         raise ConfigurationError(
             "there is no log in this folder yet", where=str(place.log), hint="`kadds run` makes it, or check --log"

@@ -14,7 +14,7 @@ from typing import Any
 
 from kadds import plugins
 from kadds.api.connector import Finding, Level, SinkAbilities, SourceAbilities, Target
-from kadds.api.errors import ConfigurationError, KaddsError
+from kadds.api.errors import ConfigurationError, KaddsError, RetryableError
 from kadds.api.schema import Table
 from kadds.app.assembly import contract, mask_key, open_sink, open_source
 from kadds.config import Loaded, Place, SinkEntry, SubscriptionEntry
@@ -170,9 +170,10 @@ class _Checking:
     def _failed(self, error: KaddsError, subject: str, path: tuple[str, ...], where: str | None = None) -> Found:
         in_file = isinstance(error, ConfigurationError)
         shown = error.where or where or subject
-        return Found(
-            Level.ERROR, subject, shown, error.message, error.hint, self._loaded.place_of(path), in_file=in_file
-        )
+        # What is only held by its owner the engine would wait for.
+        waits = isinstance(error, RetryableError) and error.waiting_for is not None
+        level, place = Level.WARNING if waits else Level.ERROR, self._loaded.place_of(path)
+        return Found(level, subject, shown, error.message, error.hint, place, in_file=in_file)
 
     def _of_file(self, subject: str, path: tuple[str, ...], where: str, message: str, hint: str) -> Found:
         return Found(Level.ERROR, subject, where, message, hint, self._loaded.place_of(path), in_file=True)

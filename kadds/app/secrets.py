@@ -21,6 +21,11 @@ def secrets_of(configuration: Configuration) -> frozenset[str]:
     parts += [sink.settings for sink in configuration.sinks.values()]
     for source in configuration.sources.values():
         parts += [given.value for entry in source.tables.entries for given in entry.given.values()]
+    return secrets_in(*parts)
+
+
+def secrets_in(*parts: Any) -> frozenset[str]:
+    """The secrets of some settings."""
     return frozenset(text for part in parts for text in _inside(part) if len(text) >= _SHORTEST)
 
 

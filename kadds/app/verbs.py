@@ -27,10 +27,11 @@ PAUSED = "paused"  # the kind of control state in which the engine keeps pauses
 
 @dataclass(frozen=True)
 class Verb:
-    """`writes`: the log must be open for writing."""
+    """`writes`: the log must be open for writing; `makes_log`: where there is none, one is made."""
 
     function: Callable[..., Any]
     writes: bool = False
+    makes_log: bool = False
 
 
 def answer(app: App, verb: str, arguments: Mapping[str, Any]) -> Answer:
@@ -265,7 +266,7 @@ VERBS: Mapping[str, Verb] = {
     "sink.list": Verb(status.sinks),
     "sink.show": Verb(_sink_show),
     "sink.test": Verb(_sink_test),
-    "sink.register": Verb(_sink_register, writes=True),
+    "sink.register": Verb(_sink_register, writes=True, makes_log=True),
     "sink.remove": Verb(_sink_remove, writes=True),
     "sink.pause": Verb(_sink_pause, writes=True),
     "sink.resume": Verb(_sink_resume, writes=True),

@@ -15,6 +15,7 @@ import structlog
 from kadds.app import scrubbed
 
 _COLOURS = {"error": "red", "critical": "red", "warning": "yellow"}
+_IN_THE_TABLE = ("failed", "trying_again", "log_failed")  # a person sees them there, and at the end with their hints
 _QUIET = ("timestamp", "level", "event")
 
 
@@ -62,6 +63,8 @@ def _scrubber(secrets: frozenset[str]) -> Callable[[Any, str, Any], str]:
 
 
 def _for_person(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> str:
+    if event["event"] in _IN_THE_TABLE:
+        raise structlog.DropEvent
     subject = " ".join(str(event[name]) for name in ("source", "subscription", "table", "stream") if event.get(name))
     level = click.style(event["level"], fg=_COLOURS.get(event["level"]))
     text = event.get("message") or " ".join(f"{k}={v}" for k, v in event.items() if k not in _QUIET)

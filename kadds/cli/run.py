@@ -54,6 +54,7 @@ def run_loaded(loaded: Loaded, *, until_caught_up: bool) -> int:
     with stop_by_signal() as stop:
         app = App.for_running(loaded, narrate=lambda text: _logger.info("opening", message=text))
         try:
+            logs.configure(app.secrets(), person=person)  # now that registered sinks are known
             return _run(app, loaded, stop, until_caught_up=until_caught_up, person=person)
         finally:
             app.close()

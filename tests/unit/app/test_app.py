@@ -196,9 +196,10 @@ def test_reading_verbs_answer_alike_in_the_process_and_beside_it(shop: Shop, ver
         assert [one.keys() for one in answer(app, verb, {})] == [one.keys() for one in beside]
 
 
-def test_a_command_that_only_looks_makes_no_log(shop: Shop) -> None:
+@pytest.mark.parametrize("verb", ["status", "sink.pause", "source.remove"])
+def test_only_registering_makes_a_log_where_there_is_none(shop: Shop, verb: str) -> None:
     with pytest.raises(ConfigurationError, match="no log in this folder yet"):
-        alone(shop, "status")
+        alone(shop, verb, **({} if verb == "status" else {"name": "shop"}))
     assert not shop.log.exists()
 
 

@@ -1,5 +1,7 @@
 """`kadds validate` online: what the file gets wrong and what a server refuses, each with its place."""
 
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -91,6 +93,18 @@ def test_a_sink_that_holds_another_table_of_that_name_says_so(shop: Shop) -> Non
     found = errors(shop)
     assert found
     assert all("orders" in one.where and not one.in_file for one in found)
+
+
+def test_a_sink_that_is_held_by_its_owner_is_a_warning_since_a_run_would_wait(shop: Shop) -> None:
+    script = "import duckdb, sys; held = duckdb.connect(sys.argv[1]); print(1, flush=True); sys.stdin.read()"
+    command = [sys.executable, "-c", script, str(shop.folder / "warehouse.duckdb")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as owner:
+        assert owner.stdout is not None
+        owner.stdout.readline()
+        found = list(validate_online(load_configuration(shop.config)))
+        owner.communicate("")
+    assert [one.level for one in found if "warehouse" in one.message or "warehouse" in one.where] == [Level.WARNING]
+    assert exit_code(found) == 0
 
 
 def test_every_source_and_subscription_is_looked_at_although_one_fails(shop: Shop) -> None:

@@ -1,15 +1,18 @@
 """The endpoint for Prometheus and probes, over a real run."""
 
+import re
 import threading
 import urllib.error
 import urllib.request
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
+from ruamel.yaml import YAML
 
 from kadds.api.errors import RefusedError
 from kadds.app import App, load_configuration, serve_metrics
 from kadds.app import metrics as metrics_module
+from tests.house.source_tree import ROOT
 from tests.unit.app.shops import Shop
 
 
@@ -61,6 +64,22 @@ def test_a_scrape_shows_rows_lag_errors_and_states_by_source_table_and_subscript
         app.close()
     with pytest.raises(urllib.error.URLError):
         get(port, "/livez")
+
+
+def test_every_metric_of_the_alert_rules_is_there(shop: Shop) -> None:
+    page = (ROOT / "docs" / "OPERATIONS.md").read_text(encoding="utf-8")
+    [block] = re.findall(r"## Alerts\n+```yaml\n(.*?)```", page, re.DOTALL)
+    rules = YAML(typ="safe").load(block)["groups"][0]["rules"]
+    asked = {name for rule in rules for name in re.findall(r"kadds_\w+", rule["expr"])}
+    shop.configure(sources=shop.source(poll_interval_seconds=None, schedule={"interval_seconds": 3600}))
+    app = App.for_running(load_configuration(shop.config))
+    try:
+        port = serve_metrics(app, "127.0.0.1", 0).port
+        app.start()
+        app.wait_until_caught_up(threading.Event())
+        assert asked - {key[0] for key in samples(get(port, "/metrics")[1])} == set()
+    finally:
+        app.close()
 
 
 def test_too_many_tables_leave_out_the_series_of_single_tables(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,7 +1,10 @@
 """`kadds run` as a process: exit codes, signals, the socket, restarts after a kill, and no secret in any output."""
 
+import contextlib
 import json
 import os
+import pty
+import re
 import signal
 import subprocess
 import time
@@ -15,7 +18,7 @@ import pytest
 from kadds.api.errors import KaddsError
 from kadds.app import Place, ask
 from tests.support.waiting import wait_until
-from tests.unit.app.shops import Shop, json_lines
+from tests.unit.app.shops import KADDS, Shop, clean_environment, json_lines
 
 CANARY = "canary-4711"
 
@@ -215,6 +218,31 @@ def test_metrics_and_probes_answer(shop: Shop) -> None:
             assert answer.status == 200
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
             assert b"kadds_source_state" in answer.read()
+
+
+# ----------------------------------------------------------------------------------------------------------- a person
+
+
+def test_a_person_at_a_terminal_sees_a_table_and_each_failure_once(shop: Shop) -> None:
+    shop.add_orders(1, 4)
+    shop.execute("CREATE TABLE notes (id INTEGER NOT NULL, text TEXT); INSERT INTO notes VALUES (1, 'x')")
+    terminal, theirs = pty.openpty()
+    process = subprocess.Popen(
+        [*KADDS, "run", "kadds.yml", "--until-caught-up"], cwd=shop.folder, stderr=theirs, stdout=theirs,
+        env=clean_environment({"COLUMNS": "160", "TERM": "xterm"}),
+    )  # fmt: skip
+    os.close(theirs)
+    seen = b""
+    with contextlib.suppress(OSError):  # what a terminal says when its last writer is gone
+        while piece := os.read(terminal, 4096):
+            seen += piece
+    os.close(terminal)
+    assert process.wait(60) == 1
+    text = re.sub(rb"\x1b\[[0-9;?]*[A-Za-z]", b"", seen).decode()
+    assert "shop/orders" in text
+    assert "rows/s" in text
+    assert text.count("hint: give it a key") == 1
+    assert "ended with exit code 1" in text
 
 
 # ------------------------------------------------------------------------------------------------------------ secrets
