@@ -35,6 +35,7 @@ def source_spec(name: str, entry: SourceEntry, source: Source, installed: Mappin
         wanted=patterns.matches,
         named=frozenset(one.pattern for one in patterns.entries if one.exact and patterns.matches(one.pattern)),
         interval_seconds=None if entry.schedule else entry.poll_interval_seconds,
+        heartbeat_seconds=entry.heartbeat_seconds,
     )
 
 

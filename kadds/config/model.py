@@ -113,6 +113,9 @@ class SourceOptions(Settings):
     poll_interval_seconds: float = Field(
         default=5.0, gt=0, description="Pause between two polls of a table that had nothing new; without `schedule`."
     )
+    heartbeat_seconds: float | None = Field(
+        default=None, gt=0, description="How often a heartbeat is written, to measure the whole way; not set: never."
+    )
 
 
 class SourceEntry(SourceOptions):

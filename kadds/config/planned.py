@@ -13,7 +13,7 @@ PLANNED: dict[str, frozenset[str]] = {
     ),
     "log": frozenset({"retention", "tiers", "mirror", "object_store", "max_value_bytes", "compaction", "engine"}),
     "tenant": frozenset({"shares", "quotas", "keys", "encryption_key", "roles"}),
-    "source": frozenset({"snapshot", "isolation", "shares", "share", "max_value_bytes", "heartbeat_seconds"}) | _TABLE,
+    "source": frozenset({"snapshot", "isolation", "shares", "share", "max_value_bytes"}) | _TABLE,
     "sink": frozenset({"quotas", "max_connections"}),
     "subscription": frozenset({"quarantine", "retention"}) | _TABLE,
     "subscription table": frozenset({"casts", "transform", "mode"}) | _TABLE,

@@ -29,7 +29,7 @@ class SourceSpec:
     each scheduled run. `named` are tables that somebody asked for one by one: one that is not there is a failed table,
     where one that only a pattern could have meant is nobody's concern. A scheduled run in which something has been
     retrying for `give_up_seconds` ends as failed, so that the next one begins anew; without a schedule nothing ever
-    gives up.
+    gives up. A heartbeat is written every `heartbeat_seconds`, none where that is None.
     """
 
     name: str
@@ -41,6 +41,7 @@ class SourceSpec:
     workers: int = 4
     rediscover_seconds: float = 60.0
     give_up_seconds: float = 300.0
+    heartbeat_seconds: float | None = None
 
     @property
     def tenant(self) -> str:

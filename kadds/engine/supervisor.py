@@ -29,6 +29,7 @@ from kadds.engine.budget import Budget, MemorySplit, default_memory_limit_bytes
 from kadds.engine.capture import Intake, SourceRunner, source_runner
 from kadds.engine.deliver import Machinery, SubscriptionRunner
 from kadds.engine.dispatch import Dispatcher
+from kadds.engine.heartbeat import Heart
 from kadds.engine.retry import GIVE_UP_SECONDS
 from kadds.engine.runs import Run, RunHistory
 from kadds.engine.spec import SinkSpec, SourceSpec, SubscriptionSpec
@@ -126,6 +127,7 @@ class Engine:
         self._intake = Intake(log, self._alarms, self._draining, self.changed, self._run_ended)
         self._dispatcher = Dispatcher(log, self._log_failed, self.changed)
         self._sources: dict[str, SourceRunner] = {}
+        self._hearts: dict[str, Heart] = {}
         self._sinks: dict[str, SinkSpec] = {}
         self._subscriptions: dict[str, SubscriptionRunner] = {}
 
@@ -139,8 +141,12 @@ class Engine:
             self._sources[spec.name] = runner
             self._restore_pause("source", runner)
             self._runs.interrupted(f"source:{spec.name}")
+            if spec.heartbeat_seconds is not None:
+                self._hearts[spec.name] = Heart(
+                    self._log, spec.name, spec.heartbeat_seconds, self._alarms, self._workers
+                )
             if self._started:
-                runner.start()
+                self._start_source(runner)
         self.changed()
 
     def add_sink(self, name: str, sink: Sink, abilities: SinkAbilities) -> None:
@@ -176,6 +182,9 @@ class Engine:
         with self._lock:
             runner = self._source(name)
             del self._sources[name]
+            heart = self._hearts.pop(name, None)
+        if heart is not None:
+            heart.stop()
         clean = runner.stop(time.monotonic() + timeout_seconds)
         self.changed()
         return clean
@@ -230,8 +239,13 @@ class Engine:
             for subscription in self._subscriptions.values():
                 self._dispatcher.add(subscription)
             for source in self._sources.values():
-                source.start()
+                self._start_source(source)
         _logger.info("started", sources=len(self._sources), subscriptions=len(self._subscriptions))
+
+    def _start_source(self, source: SourceRunner) -> None:
+        source.start()
+        if (heart := self._hearts.get(source.spec.name)) is not None:
+            heart.start()
 
     def request_stop(self) -> None:
         """Let `wait` and `wait_until_caught_up` return; may be called by a signal handler's thread."""
@@ -270,6 +284,8 @@ class Engine:
         with self._lock:
             sources, subscriptions = dict(self._sources), dict(self._subscriptions)
             sinks = list(self._sinks.values())
+            for heart in self._hearts.values():
+                heart.stop()
         before = self._outcome()
         unfinished = _all_at_once(
             {f"source:{name}": runner.stop for name, runner in sources.items()}, deadline, _SHARE_FOR_SOURCES
@@ -480,9 +496,21 @@ class Engine:
                 }
                 for name, spec in sorted(sinks.items())
             },
-            "subscriptions": {name: runner.to_json() for name, runner in sorted(subscriptions.items())},
+            "subscriptions": {
+                name: {**runner.to_json(), "heartbeat_lag_seconds": self._heartbeat_lag_seconds(runner)}
+                for name, runner in sorted(subscriptions.items())
+            },
             "runs": self.runs(),
         }
+
+    def _heartbeat_lag_seconds(self, runner: SubscriptionRunner) -> float | None:
+        """See `heartbeat`; None where the source has none."""
+        heart = self._hearts.get(runner.spec.source)
+        if heart is None:
+            return None
+        return heart.lag_seconds(
+            lambda end: not runner.box.at_rest and self._dispatcher.scanned >= end and runner.caught_up(end)
+        )
 
 
 _SHARE_FOR_SOURCES = 0.5  # of a drain's time; a sink's transaction may take the rest
