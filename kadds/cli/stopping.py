@@ -14,6 +14,8 @@ from contextlib import contextmanager
 from types import FrameType
 
 AT_ONCE = 1
+_STANDARD_ERROR = 2
+_SHOW_CURSOR = b"\x1b[?25h"
 
 
 class StopRequest:
@@ -40,6 +42,8 @@ class StopRequest:
     def set(self) -> None:
         """Ask; a second time ends the process without another word, as after a loss of power."""
         if self._set:
+            if os.isatty(_STANDARD_ERROR):
+                os.write(_STANDARD_ERROR, _SHOW_CURSOR)  # a live table hides it
             os._exit(AT_ONCE)
         self._set = True
         os.write(self._writing, b".")
