@@ -101,6 +101,9 @@ def _states(
     if any("lag_bytes" in one for _, one in things):
         behind = known("lag_bytes")
         yield _gauge(f"{name}_lag_bytes", f"About how much of the log is still to be read, by {what}.", behind, labels)
+    if beats := known("heartbeat_lag_seconds"):
+        help_text = f"How long the oldest heartbeat that has not got there has been under way, by {what}."
+        yield _gauge(f"{name}_heartbeat_lag_seconds", help_text, beats, labels)
     errors: Series = {key: one["problem"]["attempts"] if one["problem"] else 0 for key, one in things}
     yield _gauge(f"{name}_errors", f"Failures in a row, 0 while all is well, by {what}.", errors, labels)
 

@@ -40,7 +40,7 @@ def status(app: App) -> Plain:
         "log": log,
         "sources": sources(app, engine),
         "sinks": sinks(app),
-        "subscriptions": subscriptions(app, engine, log),
+        "subscriptions": subscriptions(app, engine),
         "jobs": jobs(app),
         "warnings": warnings(app),
     }
@@ -141,22 +141,17 @@ def sinks(app: App) -> list[Plain]:
 # ------------------------------------------------------------------------------------------------------ subscriptions
 
 
-def subscriptions(
-    app: App, engine: Mapping[str, Any] | None = None, log: Mapping[str, Any] | None = None
-) -> list[Plain]:
+def subscriptions(app: App, engine: Mapping[str, Any] | None = None) -> list[Plain]:
     """The subscriptions that run and those that are only remembered."""
     engine = engine or (app.engine.status() if app.engine is not None else None)
     known = app.contracts()["subscriptions"]
     found = dict(engine["subscriptions"]) if engine else {}
-    log = log or app.log.status()
-    return [_subscription(name, found.get(name), known.get(name, {}), log) for name in sorted({*found, *known})]
+    return [_subscription(name, found.get(name), known.get(name, {})) for name in sorted({*found, *known})]
 
 
-def _subscription(
-    name: str, plain: Mapping[str, Any] | None, contract: Mapping[str, Any], log: Mapping[str, Any]
-) -> Plain:
+def _subscription(name: str, plain: Mapping[str, Any] | None, contract: Mapping[str, Any]) -> Plain:
     one: Mapping[str, Any] = plain or {**contract, **_NO_STATE, "tables": {}}
-    tables = [_delivered_table(stream, it, log) for stream, it in one["tables"].items()]
+    tables = [_delivered_table(stream, it) for stream, it in one["tables"].items()]
     return {
         "name": name,
         "source": one.get("source"),
@@ -169,12 +164,13 @@ def _subscription(
         "rows_per_second": one.get("rows_per_second"),
         "lag_seconds": one.get("lag_seconds"),
         "lag_bytes": max((table["lag_bytes"] for table in tables), default=0) if plain else None,
+        "heartbeat_lag_seconds": one.get("heartbeat_lag_seconds"),
         "failed_tables": one.get("failed_tables", []),
         "tables": tables,
     }
 
 
-def _delivered_table(stream: str, plain: Mapping[str, Any], log: Mapping[str, Any]) -> Plain:
+def _delivered_table(stream: str, plain: Mapping[str, Any]) -> Plain:
     return {
         "stream": stream,
         **_state(plain),
@@ -185,21 +181,9 @@ def _delivered_table(stream: str, plain: Mapping[str, Any], log: Mapping[str, An
         "rows": plain["rows"],
         "rows_per_second": plain["rows_per_second"],
         "lag_seconds": plain["lag_seconds"],
-        "lag_bytes": 0 if plain["caught_up"] else _bytes_behind(plain["offset"], log),
+        "lag_bytes": plain["lag_bytes"],
         "committed_at": plain["committed_at"],
     }
-
-
-def _bytes_behind(offset: int, log: Mapping[str, Any]) -> int:
-    """About how much of the log lies behind an offset, of all streams: what a reader of the log still has before it.
-
-    An estimate by the log's mean, since offsets are not dense and say nothing of one entry's size.
-    """
-    held = log["journal_bytes"] + log["segment_bytes"]
-    return int(held * max(0, log["end_offset"] - offset) / max(1, log["end_offset"]))
-
-
-# --------------------------------------------------------------------------------------------------------------- jobs
 
 
 def jobs(app: App) -> list[Plain]:

@@ -314,6 +314,7 @@ class Lane:
             "rows": self.meter.total,
             "rows_per_second": self.meter.per_second(),
             "lag_seconds": round(self.lag_seconds(), 3),
+            "lag_bytes": self._context.log.bytes_behind(self.reached) if self.pending() else 0,
             "committed_at": self.committed_at and self.committed_at.isoformat(),
         }
 

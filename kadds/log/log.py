@@ -293,6 +293,11 @@ class Log:
                 found |= {plain[1] for plain in segment.controls if plain[0] >= after}
         return end, found
 
+    def bytes_behind(self, offset: int) -> int:
+        """How many bytes of the log, of all streams, hold something behind `offset`: what a reader has before it."""
+        sealed = sum(s.bytes_behind(offset) for s in self._segments if s.end_offset > offset)
+        return sealed + self._tail.bytes_behind(offset)
+
     def wait(self, after: int, timeout_seconds: float | None = None) -> int:
         """Wait until the end offset is above `after`, the time is up, or the log closes or fails; the end offset."""
         with self._changed:

@@ -268,6 +268,10 @@ class Segment:
             if low < end and high > first:
                 yield number
 
+    def bytes_behind(self, offset: int) -> int:
+        """The bytes of its blocks that hold anything behind `offset`."""
+        return sum(size for _, size, _, _, _, end in self.footer["blocks"] if end > offset)
+
     def extents_of(self, streams: npt.NDArray[np.int64]) -> pa.Table:
         """The extents of these streams."""
         mask = np.isin(self.extents.column("stream").to_numpy(), streams)

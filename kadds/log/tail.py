@@ -191,6 +191,12 @@ class Tail:
             wanted = wanted[rows[wanted] > 0][:limit]
             return [self._place(int(at)) for at in wanted]
 
+    def bytes_behind(self, offset: int) -> int:
+        """The bytes of the entries that hold anything behind `offset`."""
+        with self._lock:
+            low = int(np.searchsorted(self._offset.view(), offset))
+            return int(self._facts.view()["length"][low:].sum())
+
     def touched(self, first: int, end: int) -> frozenset[int]:
         """The streams that have anything in [first, end), for `first` inside the tail."""
         with self._lock:
