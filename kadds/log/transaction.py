@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import Future
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -14,14 +14,50 @@ from kadds.api.connector import Appended
 from kadds.api.errors import UnknownInputError
 from kadds.log.shaping import ENTRY_BYTES_MAX, check_ordinals, pieces
 
-if TYPE_CHECKING:
-    from kadds.log.producer import LogProducer
+
+class Carrier(Protocol):
+    """What a transaction needs of the producer that began it."""
+
+    def check(self) -> None:
+        """Raise if the producer is fenced, or if what it had queued was refused."""
+        ...
+
+    def repeat_of(self, sequence: bytes) -> Future[Appended] | None:
+        """The future of a transaction that the log has already; None if `sequence` is above the last."""
+        ...
+
+    def submit_fragment(
+        self, transaction: int, changes: Sequence[ChangeBatch], controls: Sequence[Control], rows: int, shift: int
+    ) -> None:
+        """Rows of an open transaction; `shift` is added to their ordinals."""
+        ...
+
+    def submit_commit(
+        self,
+        transaction: int | None,
+        changes: Sequence[ChangeBatch],
+        controls: Sequence[Control],
+        *,
+        facts: pa.RecordBatch,
+        resume: bytes,
+        lineage: str,
+    ) -> Future[Appended]:
+        """Commit the fragments of `transaction`, or, where there are none, these rows themselves."""
+        ...
+
+    def submit_abort(self, transaction: int) -> None:
+        """The fragments are dead."""
+        ...
+
+    def transaction_ended(self) -> None:
+        """It was committed or aborted."""
+        ...
 
 
 class LogTransaction:
     """See `kadds.api.connector.OpenTransaction`."""
 
-    def __init__(self, producer: LogProducer, number: int, xid: str) -> None:
+    def __init__(self, producer: Carrier, number: int, xid: str) -> None:
         self._producer = producer
         self._number = number
         self._xid = xid
