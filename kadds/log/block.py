@@ -10,8 +10,8 @@ A block is a header, the extents, and the rows. All numbers are little-endian; a
 Cell kind 0, the only one of format 0, is one Arrow IPC record batch message without its schema: `place` (uint32), `op`
 (uint8), then those of `before` (bool), `not_given`, `as_text` whose bit is set in `columns`, then the values as the
 layout declares them (docs/decisions/0001-journal-cells.md). `place` is the row's offset less the first offset of what
-holds the block: the entry, the fragment's own count, or the segment. Key id, nonce and mac are zero until blocks are
-encrypted.
+it belongs to: the commit (a fragment's, too, though it does not know that offset yet), or the segment. Key id, nonce
+and mac are zero until blocks are encrypted.
 
 Rows are sorted by stream and, inside one, by place; an extent is a run of rows of one stream under one layout.
 """

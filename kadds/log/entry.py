@@ -3,10 +3,11 @@
 Behind the entry's header (`frame`) stand a head and a body, both padded to 8 bytes. The head is JSON; the body holds
 the resume state, the facts of the transactions (an Arrow IPC record batch message of `TRANSACTIONS`), then the blocks.
 
-    head of COMMIT and FRAGMENT   producer · producer_epoch · lineage · base (ordinal that the first row has)
-                                  · sections [bytes of resume, bytes of facts] · controls · layouts · streams
-    only COMMIT                   sequence (hex, the producer's last) · fragments (entry numbers) · state (bool)
-    only FRAGMENT, ABORT          transaction (its number)
+    all but CLOSED                producer · sections [bytes of resume, bytes of facts]
+    COMMIT and FRAGMENT           producer_epoch · controls [[place, stream, kind, layout, facts]] · layouts · streams
+    only COMMIT                   sequence (hex, the producer's last) · lineage · state (bool)
+                                  · fragments [[entry number, rows]] (of an ABORT too: those that are dead)
+    only FRAGMENT, ABORT          transaction (its number within the process that wrote it)
 
 `layouts` ([number, text]) and `streams` ([id, name, incarnation, token]) define what the entry is the first to use.
 """
@@ -28,7 +29,7 @@ from kadds.log.layout import Layout
 
 @dataclass(frozen=True, eq=False)
 class Entry:
-    """A decoded entry. `facts` is None for a fragment; blocks' places count from the entry's base."""
+    """A decoded entry. `facts` is None for a fragment; blocks' places count from the commit's first offset."""
 
     header: EntryHeader
     head: Mapping[str, Any]

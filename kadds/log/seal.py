@@ -274,11 +274,14 @@ class Sealer:
         path = self._journal_folder / fragments_name(file_number)
         self._disk.remove(path)
         target = JournalFile.create(path, self._disk, FileKind.FRAGMENTS, identity, file_number)
+        moved = {}
         for number, (file, position, header) in alive.items():
             data = file.mapped()[position : position + header.entry_bytes]
-            self._tail.move(number, target, target.size, header.entry_bytes)
+            moved[number] = (target.size, header.entry_bytes)
             target.size += self._disk.append(target.descriptor, [data])
         self._disk.sync(target.descriptor, path)
+        for number, (position, length) in moved.items():  # only now: until here they are read from the journal
+            self._tail.move(number, target, position, length)
 
     def _remove(self, files: Sequence[JournalFile], gathered: Gathered) -> None:
         self._tail.drop_through(files[-1].number)
