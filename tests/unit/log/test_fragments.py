@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
 from pathlib import Path
 
 import pytest
 
 from kadds.api.change import Control, ControlKind, Transactions
-from kadds.api.errors import CorruptLogError
+from kadds.api.errors import CorruptLogError, NoSpaceError
 from kadds.log.log import Log
+from kadds.testing.faulty_disk import Call, Fault, FaultyDisk
 from tests.unit.log.making import LINES, ORDERS, SOURCE, opened, put, rows, sequence
 from tests.unit.log.reading import found, numbers, slices
 
@@ -156,6 +158,27 @@ def test_a_missing_or_damaged_file_of_fragments_is_named(damage: str, tmp_path: 
         path.write_bytes(data)
     with pytest.raises(CorruptLogError, match="fragment"):
         opened(folder)
+
+
+def test_fragments_that_could_not_be_moved_for_want_of_room_are_read_where_they_were(tmp_path: Path) -> None:
+    disk = FaultyDisk()
+    with opened(tmp_path / "log", disk=disk) as log:
+        producer = log.producer(SOURCE, "stream")
+        pieces = producer.begin("1")
+        for start in range(0, 30, 10):
+            pieces.add([rows(ORDERS, range(start, start + 10), size=500_000)])
+        put(log.producer(SOURCE, "other"), 50).result()
+        # the entry that closes the journal, the header of the file of fragments, the first of them, the second
+        disk.faults.append(Fault(Call.WRITE, disk.counts[Call.WRITE] + 4, errno.ENOSPC, written=100))
+        with pytest.raises(NoSpaceError):
+            log.seal()
+        pieces.commit(sequence(1), b"").result()
+        expected = [50_000, 50_001, 50_002, *range(30)]
+        assert _ids(log) == expected
+        log.seal()
+        assert _ids(log) == expected
+    with opened(tmp_path / "log") as log:
+        assert _ids(log) == expected
 
 
 def test_half_written_fragments_leave_no_trace(tmp_path: Path) -> None:
