@@ -13,6 +13,7 @@ from kadds.api.errors import DataError, KaddsError, RefusedError, RetryableError
 
 _HELD = re.compile(r"Conflicting lock is held(?: in (?P<program>.*?))? \(PID (?P<pid>\d+)\)")
 _FULL = re.compile(r"No space left on device|File too large|Disk quota exceeded|not enough space", re.IGNORECASE)
+_OPEN_HERE = ("different configuration than existing connections", "Unique file handle conflict")
 _ABSENT_ROW = "Merge error condition"
 
 #: The row does not fit; another row would.
@@ -51,7 +52,7 @@ def as_ours(error: Exception, path: Path, target: str | None = None) -> KaddsErr
     message, where = str(error).split("\n")[0], f"{path}: {target}" if target else str(path)
     if held := _HELD.search(message):
         return waiting(path, f"held by PID {held['pid']}", held["program"])
-    if "different configuration than existing connections" in message:
+    if any(sign in message for sign in _OPEN_HERE):
         return waiting(path, "open elsewhere in this process", None)
     if _FULL.search(message):
         return RetryableError(

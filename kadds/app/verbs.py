@@ -20,9 +20,8 @@ from kadds.app.app import App
 from kadds.app.schedules import job_name
 from kadds.config import ConfigurationProblems
 from kadds.config import names as naming
+from kadds.engine.supervisor import PAUSED_KIND
 from kadds.log.socket import Answer, SocketServer
-
-PAUSED = "paused"  # the kind of control state in which the engine keeps pauses
 
 
 @dataclass(frozen=True)
@@ -191,8 +190,8 @@ def _resume(app: App, kind: str, name: str, table: str | None) -> Mapping[str, A
 def _keep_pause(app: App, kind: str, name: str, change: Callable[[set[str]], set[str]]) -> None:
     """Where nothing runs, the pause is only kept; the next start finds it."""
     tenant, key = naming.tenant_of(name), f"{kind}:{name}"
-    paused = change(set(app.log.state.get(tenant, PAUSED, key) or []))
-    app.log.state.put(tenant, PAUSED, key, sorted(paused) or None)
+    paused = change(set(app.log.state.get(tenant, PAUSED_KIND, key) or []))
+    app.log.state.put(tenant, PAUSED_KIND, key, sorted(paused) or None)
 
 
 def _source_remove(app: App, *, name: str) -> Mapping[str, Any]:
@@ -221,7 +220,7 @@ def _subscription_remove(app: App, *, name: str) -> Mapping[str, Any]:
 
 def _forget(app: App, kind: str, name: str) -> None:
     tenant = naming.tenant_of(name)
-    for state in (PAUSED, "runs"):
+    for state in (PAUSED_KIND, "runs"):
         if app.log.state.get(tenant, state, f"{kind}:{name}") is not None:
             app.log.state.put(tenant, state, f"{kind}:{name}", None)
     app.remembered.forget(f"{kind}s", name)

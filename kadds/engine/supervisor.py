@@ -41,7 +41,7 @@ DRAIN_SECONDS = 30.0
 WORKERS = 8
 _LOOK_SECONDS = 0.2  # a stop signal that is not ours cannot wake us
 _LONG_SECONDS = 3600.0
-_PAUSED = "paused"  # kind of control state
+PAUSED_KIND = "paused"  # of control state: what a person has paused
 _GIVING_UP = frozenset((State.RETRYING, State.NO_SPACE))
 
 _logger = structlog.get_logger(__name__)
@@ -338,14 +338,14 @@ class Engine:
         self, kind: str, runner: SourceRunner | SubscriptionRunner, change: Callable[[set[str]], set[str]]
     ) -> None:
         key = f"{kind}:{runner.spec.name}"
-        paused = change(set(self._log.state.get(runner.spec.tenant, _PAUSED, key) or []))
+        paused = change(set(self._log.state.get(runner.spec.tenant, PAUSED_KIND, key) or []))
         runner.paused_tables = frozenset(paused - {""})
-        self._log.state.put(runner.spec.tenant, _PAUSED, key, sorted(paused) or None)
+        self._log.state.put(runner.spec.tenant, PAUSED_KIND, key, sorted(paused) or None)
 
     def _restore_pause(self, kind: str, runner: SourceRunner | SubscriptionRunner) -> None:
         """Before it begins, so that nothing of what was paused moves."""
         spec = runner.spec
-        paused = set(self._log.state.get(spec.tenant, _PAUSED, f"{kind}:{spec.name}") or [])
+        paused = set(self._log.state.get(spec.tenant, PAUSED_KIND, f"{kind}:{spec.name}") or [])
         if "" in paused:
             runner.box.command(State.PAUSED)
         runner.paused_tables = frozenset(paused - {""})

@@ -10,8 +10,7 @@ import pytest
 
 from kadds.api.errors import ConfigurationError, RefusedError
 from kadds.app import App, Effect, Place, ask, load_configuration
-from kadds.app.verbs import PAUSED, VERBS, answer
-from kadds.engine import supervisor
+from kadds.app.verbs import VERBS, answer
 from tests.support.waiting import wait_until
 from tests.unit.app.shops import Shop
 
@@ -134,10 +133,6 @@ def test_a_pause_holds_while_nothing_runs_and_over_a_start(shop: Shop) -> None:
     alone(shop, "subscription.resume", name="shop-to-warehouse")
     assert catch_up(shop) == 0
     assert [row[0] for row in shop.delivered()] == [1, 2]
-
-
-def test_the_pauses_kept_while_nothing_runs_are_those_that_the_engine_reads() -> None:
-    assert supervisor._PAUSED == PAUSED
 
 
 def test_paused_in_the_file_pauses_and_taking_it_back_resumes(shop: Shop) -> None:
