@@ -20,7 +20,7 @@ from kadds.testing.faulty_disk import Call, CrashImages, Fault, FaultyDisk
 from tests.unit.log.making import ORDERS, ROUNDS, SOURCE, opened, put, rows, sequence
 from tests.unit.log.reading import found, numbers
 
-TRANSACTIONS = 6
+TRANSACTIONS = 5
 
 
 def _ids(log: Log) -> list[int]:
@@ -80,7 +80,7 @@ def test_row_61_and_63_no_power_cut_loses_what_was_acknowledged(
     disk, folder, acknowledged = life
     images = CrashImages(folder, disk.operations)
     kinds = ("nothing unsynced", "everything", "some of it")
-    step = 1 if ROUNDS > 1 else 7
+    step = 1 if ROUNDS > 1 else 11
     for at in range(1, len(disk.operations) + 1):
         images.advance(at)
         if at % step != kinds.index(kind) % step:
