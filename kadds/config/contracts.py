@@ -9,10 +9,11 @@ from __future__ import annotations
 import hmac
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
 
+from kadds.api.connector import Mode
 from kadds.config import names, printing
 from kadds.config.document import Node
 from kadds.config.model import Configuration, SubscriptionEntry
@@ -146,7 +147,18 @@ def _entry_differences(section: str, name: str, old: Mapping[str, Any], new: Map
             message = f"`{field}` was {_words(before.get(field))} and is {_words(after.get(field))}"
             yield Difference(section, name, Effect.APPLIED, message, field=field)
     if "tables" in old or "tables" in new:
-        yield from _table_differences(section, name, old.get("tables", []), new.get("tables", []))
+        found = _table_differences(section, name, old.get("tables", []), new.get("tables", []))
+        one_cursor = section == "subscriptions" and new.get("mode") == Mode.TRANSACTIONAL
+        yield from map(_passed_by, found) if one_cursor else found
+
+
+def _passed_by(one: Difference) -> Difference:
+    """A subscription with one cursor for all its tables is past what a table that it is given later had before."""
+    if one.effect is not Effect.ADDED:
+        return one
+    message = f"{one.message}, but in mode transactional its one cursor is past their older changes"
+    hint = "give these tables a subscription of their own"
+    return replace(one, effect=Effect.REFUSED, message=message, hint=hint)
 
 
 def _resync(name: str) -> str:

@@ -20,7 +20,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import structlog
@@ -100,8 +100,8 @@ class SubscriptionRunner:
         """Whether the stream, called `name` at its source, belongs here."""
         return stream.source == self.spec.source and self.spec.wanted(name)
 
-    def add_stream(self, stream: Stream, marked: int) -> None:
-        """A stream that belongs here; everything that the sink has not of it is to be delivered."""
+    def add_stream(self, stream: Stream) -> None:
+        """A stream that belongs here; `mark` says up to where it is to be delivered."""
         with self._lock:
             if stream.id in self._lane_of:
                 return
@@ -117,7 +117,6 @@ class SubscriptionRunner:
             if self._session is not None and len(lane.streams) == 1:
                 self._lost.pop(label, None)
                 self._place(lane)
-            lane.mark(marked)
             self._dirty.setdefault(label, lane)
         self._ask()
 
@@ -164,6 +163,12 @@ class SubscriptionRunner:
     def _window(self) -> Cursor | None:
         """Up to where a scheduled subscription delivers; None: no run is under way, or it is not scheduled."""
         return self._run[1] if self.spec.scheduled and self._run is not None else None
+
+    def _bound(self, lane: Lane, until: Cursor | None) -> Cursor | None:
+        """A lane of many streams reads no further than it is marked: beyond, not all of its streams are known."""
+        if self.spec.mode is not Mode.TRANSACTIONAL or (until is not None and until.offset() <= lane.marked):
+            return until
+        return replace(self._machinery.log.end(), offsets={0: lane.marked})
 
     def _cursors_due(self) -> bool:
         if self._planned or time.monotonic() - self._wrote_cursors_at < CURSOR_SECONDS:
@@ -320,7 +325,7 @@ class SubscriptionRunner:
             try:
                 if lane.label in self._plans.unfinished:
                     self._plans.finish(session, lane)
-                batch = lane.collect(until=until, rows_max=rows_left, bytes_max=bytes_left)
+                batch = lane.collect(until=self._bound(lane, until), rows_max=rows_left, bytes_max=bytes_left)
                 for target in batch.targets:
                     session.prepare(target)
                     lane.prepared(target)
@@ -503,8 +508,9 @@ class SubscriptionRunner:
         """Deliver everything up to the log's end as of now; a run under way is taken further instead."""
         with self._lock:
             end = self._machinery.log.end()
-            for lane in self._lanes.values():
-                lane.mark(end.offset())
+            if self.spec.mode is not Mode.TRANSACTIONAL:  # see `_bound`: such a lane's mark is the dispatcher's alone
+                for lane in self._lanes.values():
+                    lane.mark(end.offset())
             self._dirty = OrderedDict(self._lanes)
             before = self._run
             rows = sum(lane.meter.total for lane in self._lanes.values())

@@ -29,6 +29,7 @@ class Dispatcher:
         self._failed = failed
         self._changed = changed
         self._lock = threading.Lock()
+        self._looking = threading.Lock()  # one looks at a time, so that `scanned` only rises
         self._runners: list[SubscriptionRunner] = []
         self._known: dict[int, tuple[SubscriptionRunner, ...]] = {}
         self._stopping = threading.Event()
@@ -47,14 +48,24 @@ class Dispatcher:
             self._thread.join()
 
     def add(self, runner: SubscriptionRunner) -> None:
-        """A subscription, which is given its streams and everything that they hold."""
+        """A subscription, which is given its streams and everything that they hold.
+
+        All of its streams come before the first mark, here as in `_route`: a lane of many streams reads up to its mark,
+        and what a stream that is not yet its own holds below would be passed by.
+        """
         with self._lock:
             self._runners.append(runner)
             self._known.clear()
             end = self._log.end().offset()
-            for stream in self._log.streams(runner.spec.source):
-                if runner.wants(stream, qualified_name(stream.name)):
-                    runner.add_stream(stream, end)
+            wanted = [
+                stream
+                for stream in self._log.streams(runner.spec.source)
+                if runner.wants(stream, qualified_name(stream.name))
+            ]
+            for stream in wanted:
+                runner.add_stream(stream)
+            for stream in wanted:
+                runner.mark(stream.id, end)
         runner.wake()
 
     def remove(self, runner: SubscriptionRunner) -> None:
@@ -72,8 +83,7 @@ class Dispatcher:
                     self._failed(failure)
                     return
                 if end > self.scanned:
-                    end, ids = self._log.touched(self.scanned)
-                    self._route(end, ids)
+                    self.look()
             except KaddsError as error:
                 self._failed(error)
                 return
@@ -81,6 +91,13 @@ class Dispatcher:
                 _logger.exception("defect_in_dispatcher")
                 self._failed(error)
                 return
+
+    def look(self) -> None:
+        """Hand out all that the log has now; whoever starts a run up to its end needs that first."""
+        with self._looking:
+            if self._log.end().offset() > self.scanned:
+                end, ids = self._log.touched(self.scanned)
+                self._route(end, ids)
 
     def _route(self, end: int, ids: Iterable[int]) -> None:
         with self._lock:
@@ -108,5 +125,5 @@ class Dispatcher:
         name = qualified_name(stream.name)
         wanting = tuple(runner for runner in self._runners if runner.wants(stream, name))
         for runner in wanting:
-            runner.add_stream(stream, self._log.end().offset())
+            runner.add_stream(stream)
         return wanting

@@ -358,6 +358,7 @@ class Engine:
 
     def run_subscription_now(self, name: str, *, trigger: str = "manual") -> Run:
         """Deliver everything that the log has now; see `run_source_now`."""
+        self._dispatcher.look()
         return self._run_now(f"subscription:{name}", trigger, self._subscription(name).start_run)
 
     def _run_now(self, job: str, trigger: str, start: Callable[[Run], None]) -> Run:
