@@ -22,7 +22,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.file_events import FileEvents
-from tests.support.judged_shop import JudgedShop
+from tests.support.judged_shop import SUBSCRIPTIONS, JudgedShop
 from tests.support.kadds_process import Running
 
 ROUNDS = int(os.environ.get("KADDS_SOAK_ROUNDS", "10"))
@@ -157,8 +157,10 @@ def test_nothing_is_lost_and_nothing_stands_twice_after_kills_at_random_moments(
 
 
 def open_shop(folder: Path, seed: int) -> JudgedShop:
-    """A shop with all its sinks, whose log is sealed all the time."""
-    return JudgedShop(folder / str(seed), seed=seed, log={"seal_after_seconds": 0.4})
+    """A shop with all its sinks, one of them on a schedule, whose log is sealed all the time."""
+    subscriptions = {**SUBSCRIPTIONS, "feed": {**SUBSCRIPTIONS["feed"], "schedule": {"interval_seconds": 0.3}}}
+    log = {"seal_after_seconds": 0.4}
+    return JudgedShop(folder / str(seed), seed=seed, subscriptions=subscriptions, log=log)
 
 
 def say(text: str) -> None:

@@ -2,6 +2,7 @@
 
 import hashlib
 import hmac
+import json
 import os
 import signal
 import stat
@@ -18,9 +19,9 @@ import sqlalchemy
 
 from tests.support.judged_shop import SINKS, SUBSCRIPTIONS, JudgedShop
 from tests.support.kadds_process import Kadds
-from tests.support.oracle import is_same
-from tests.support.shop import CUSTOMER, NOTE, ORDER_LINE, READING, Shop
-from tests.support.targets import Lake, duckdb_table, duckdb_table_names
+from tests.support.oracle import happened_once, is_same, replayed
+from tests.support.shop import CUSTOMER, NOTE, ORDER_LINE, READING, Shop, ShopTable
+from tests.support.targets import Lake, duckdb_table, duckdb_table_names, rows_of
 
 MASK_KEY = "a key for masks, long enough to be one"
 
@@ -40,8 +41,11 @@ def job(status: Any, name: str) -> dict[str, Any]:
 def test_until_caught_up_ends_when_all_that_was_there_is_in_every_sink(tmp_path: Path) -> None:
     judged = JudgedShop(tmp_path)
     judged.shop.change(300)
-    judged.kadds.catch_up().check()
+    done = judged.kadds.catch_up().check()
     assert judged.faults() == {}
+    assert done.stdout == ""
+    events = [json.loads(line)["event"] for line in done.stderr.splitlines()]  # a machine reads each line
+    assert events[-1] == "ended"
     judged.kadds.catch_up().check()  # nothing new: nothing is added
     assert judged.faults() == {}
 
@@ -291,7 +295,126 @@ def test_every_difference_of_an_edited_configuration_is_named(tmp_path: Path) ->
     for words in ("poll_interval_seconds", "0.05", "0.07", "subscription more", "is new"):
         assert words in done.said, done.said
     assert "main.note_history" in duckdb_table_names(judged.warehouse)
+    late = of_the_history(duckdb_table(judged.warehouse, "note_history"), NOTE)
+    assert is_same(judged.shop.read(NOTE), replayed(late, key=NOTE.key)) == []
+    assert late.num_rows == Lake(tmp_path / "lake").history("note", NOTE.schema).num_rows
     assert judged.faults() == {}
+
+
+def of_the_history(table: pa.Table, of: ShopTable) -> pa.Table:
+    """A history in DuckDB, in the columns that are judged."""
+    return table.select([*of.schema.names, "_kadds_op", "_kadds_offset", "_kadds_image"])
+
+
+def test_a_history_in_duckdb_and_a_state_by_transactions_are_exact_too(tmp_path: Path) -> None:
+    sinks = {name: {**SINKS["warehouse"], "path": f"{name}.duckdb"} for name in ("ledger", "books")}
+    subscriptions = {
+        "ledger": {"source": "shop", "sink": "ledger", "mode": "append", "tables": ["*"]},
+        "books": {"source": "shop", "sink": "books", "mode": "transactional", "tables": ["*"]},
+    }
+    judged = JudgedShop(tmp_path, sinks=sinks, subscriptions=subscriptions)
+    for _ in range(2):
+        with judged.shop.changing(), judged.kadds.start() as running:
+            judged.kadds.wait_for_status(moved)
+            running.kill()
+    judged.kadds.catch_up().check()
+    for table in judged.shop.tables:
+        assert is_same(judged.shop.read(table), duckdb_table(tmp_path / "books.duckdb", table.name)) == []
+        ledger = of_the_history(duckdb_table(tmp_path / "ledger.duckdb", table.name), table)
+        by_time = table is NOTE
+        record = judged.shop.read_record(table)
+        assert happened_once(ledger, record, key=table.key, order="sequence", every=not by_time, ops=not by_time) == []
+        assert is_same(judged.shop.read(table), replayed(ledger, key=table.key)) == []
+
+
+def test_a_subscription_with_one_cursor_does_not_pass_by_what_a_new_table_of_it_had_before(tmp_path: Path) -> None:
+    """In mode transactional it is past the older changes of a table that it is given later."""
+    books = {"source": "shop", "sink": "warehouse", "mode": "transactional", "tables": ["customer"]}
+    judged = JudgedShop(tmp_path, subscriptions={"books": books, "feed": SUBSCRIPTIONS["feed"]})
+    judged.shop.change(50)
+    judged.kadds.catch_up().check()
+    judged.reconfigure(subscriptions={"books": {**books, "tables": ["customer", "note"]}})
+    refused = judged.kadds.catch_up().check(2)
+    assert "subscription books" in refused.said
+    assert "note" in refused.said
+    judged.reconfigure(subscriptions={"books": books, "more": {**books, "tables": ["note"]}})
+    judged.kadds.catch_up().check()
+    assert [judged.faults_of_state(table) for table in (CUSTOMER, NOTE)] == [[], []]
+
+
+def test_a_scheduled_subscription_with_one_cursor_is_exact_while_tables_come(tmp_path: Path) -> None:
+    books = {**SUBSCRIPTIONS["state"], "mode": "transactional", "schedule": {"interval_seconds": 0.2}}
+    judged = JudgedShop(tmp_path, subscriptions={"books": books})
+    for _ in range(3):
+        with judged.shop.changing(), judged.kadds.start() as running:
+            judged.kadds.wait_for_status(moved)
+            running.kill()
+    judged.kadds.catch_up().check()
+    assert judged.faults() == {}
+
+
+def test_what_is_paused_by_command_stays_so_over_a_restart_until_it_is_resumed(tmp_path: Path) -> None:
+    judged = JudgedShop(tmp_path)
+    judged.shop.change(20)
+    config = ("--config", str(judged.kadds.path))
+    with judged.kadds.start() as running:
+        judged.kadds.wait_for_status(moved)
+        judged.kadds("subscription", "pause", "feed", *config).check()
+        judged.kadds.wait_for_status(lambda status: named(status["subscriptions"], "feed")["state"] == "paused")
+        running.terminate().check()
+    files = len(Lake(tmp_path / "feed").entries())
+    judged.shop.change(50)
+    assert "paused" in judged.kadds.catch_up().check().said
+    assert len(Lake(tmp_path / "feed").entries()) == files
+    with judged.kadds.start() as running:
+        judged.kadds.wait_for_status(lambda status: named(status["subscriptions"], "feed")["state"] == "paused")
+        judged.kadds("subscription", "resume", "feed", *config).check()
+        judged.kadds.wait_for_status(lambda status: all(one["state"] == "idle" for one in status["subscriptions"]))
+        running.terminate().check()
+    judged.kadds.catch_up().check()
+    assert judged.faults() == {}
+
+
+def test_a_column_added_at_the_source_arrives_with_its_values(tmp_path: Path) -> None:
+    judged = JudgedShop(tmp_path, tables=(CUSTOMER, READING))
+    judged.shop.change(40)
+    judged.kadds.catch_up().check()
+    judged.shop.execute(
+        "ALTER TABLE customer ADD COLUMN town TEXT",
+        "ALTER TABLE customer_changes ADD COLUMN town TEXT",
+        "INSERT INTO customer_changes (op, id, name, version, town) VALUES ('c', 1000, 'new', 9999, 'Köln')",
+    )
+    judged.kadds.catch_up().check()
+    found = duckdb_table(judged.warehouse, "customer")
+    assert rows_of(found, id=1000)["town"].to_pylist() == ["Köln"]
+    assert rows_of(found, town=None).num_rows == found.num_rows - 1
+    assert judged.faults_of_state(READING) == []
+
+
+def test_tenants_have_names_of_their_own(tmp_path: Path) -> None:
+    shop = JudgedShop(tmp_path)
+    shop.shop.change(30)
+    shop.kadds.configure(
+        {
+            "tenants": {"acme": {"mask_key": MASK_KEY}},
+            "sources": {"acme/shop": shop.shop.source()},
+            "sinks": {"acme/warehouse": SINKS["warehouse"]},
+            "subscriptions": {
+                "acme/state": {
+                    "source": "shop",
+                    "sink": "acme/warehouse",
+                    "mode": "merge",
+                    "tables": {"customer": {"mask": {"name": "hash"}}, "note": {}},
+                }
+            },
+        }
+    )
+    shop.kadds.catch_up().check()
+    assert shop.faults_of_state(NOTE) == []
+    customers = shop.shop.read(CUSTOMER)
+    hashed = replaced(customers, "name", [masked(name) for name in customers["name"].to_pylist()], pa.string())
+    assert is_same(hashed, duckdb_table(shop.warehouse, "customer")) == []
+    assert {one["name"] for one in shop.kadds.status()["subscriptions"]} == {"acme/state"}
 
 
 def test_a_table_added_to_the_source_begins_with_all_its_rows(tmp_path: Path) -> None:

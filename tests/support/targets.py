@@ -127,7 +127,7 @@ def _from_json(value: Any, kind: pa.DataType) -> Any:
 
 
 def rows_of(table: pa.Table, **equal: Any) -> pa.Table:
-    """The rows in which these columns have these values."""
+    """The rows in which these columns have these values, None being NULL."""
     for name, value in equal.items():
-        table = table.filter(pc.equal(table[name], value))
+        table = table.filter(table[name].is_null() if value is None else pc.equal(table[name], value))
     return table
