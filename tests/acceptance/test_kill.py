@@ -22,8 +22,10 @@ from pathlib import Path
 import pytest
 
 from tests.support.file_events import FileEvents
-from tests.support.judged_shop import SUBSCRIPTIONS, JudgedShop
+from tests.support.judged_shop import SINKS, SUBSCRIPTIONS, JudgedShop
 from tests.support.kadds_process import Running
+from tests.support.oracle import is_same
+from tests.support.targets import duckdb_table
 
 ROUNDS = int(os.environ.get("KADDS_SOAK_ROUNDS", "10"))
 FIRST_SEED = int(os.environ.get("KADDS_SOAK_SEED", "1"))
@@ -32,6 +34,7 @@ ROUNDS_OF_A_SHOP = 50  # then another one is opened, or judging takes longer tha
 LONGEST_SECONDS = 1.5  # from when the log is being opened; loading Python's libraries before that is not Kadds
 STARTING_SECONDS = 30.0
 SOURCE = "shop.db"
+BOOKS = "books.duckdb"  # the same state as in the warehouse, by transactions
 
 FILES = (
     ("created", "/segments/"),
@@ -137,6 +140,8 @@ def judge(judged: JudgedShop) -> None:
     """Catch up and look at every sink."""
     judged.kadds.catch_up().check()
     assert judged.faults() == {}
+    for table in judged.shop.tables:
+        assert is_same(judged.shop.read(table), duckdb_table(judged.folder / BOOKS, table.name)) == [], table.name
     left_over = [str(path) for path in judged.folder.rglob("*.tmp*")]
     assert left_over == []
 
@@ -158,9 +163,14 @@ def test_nothing_is_lost_and_nothing_stands_twice_after_kills_at_random_moments(
 
 def open_shop(folder: Path, seed: int) -> JudgedShop:
     """A shop with all its sinks, one of them on a schedule, whose log is sealed all the time."""
-    subscriptions = {**SUBSCRIPTIONS, "feed": {**SUBSCRIPTIONS["feed"], "schedule": {"interval_seconds": 0.3}}}
+    sinks = {**SINKS, "books": {**SINKS["warehouse"], "path": BOOKS}}
+    subscriptions = {
+        **SUBSCRIPTIONS,
+        "feed": {**SUBSCRIPTIONS["feed"], "schedule": {"interval_seconds": 0.3}},
+        "books": {**SUBSCRIPTIONS["state"], "sink": "books", "mode": "transactional"},
+    }
     log = {"seal_after_seconds": 0.4}
-    return JudgedShop(folder / str(seed), seed=seed, subscriptions=subscriptions, log=log)
+    return JudgedShop(folder / str(seed), seed=seed, sinks=sinks, subscriptions=subscriptions, log=log)
 
 
 def say(text: str) -> None:
