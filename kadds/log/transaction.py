@@ -14,6 +14,8 @@ from kadds.api.connector import Appended
 from kadds.api.errors import UnknownInputError
 from kadds.log.shaping import ENTRY_BYTES_MAX, check_ordinals, pieces
 
+_ROWS_MAX = 2**32 - 1  # a row's place in its commit has 32 bits
+
 
 class Carrier(Protocol):
     """What a transaction needs of the producer that began it."""
@@ -74,6 +76,11 @@ class LogTransaction:
         self._check()
         rows = sum(map(len, changes)) + len(controls)
         check_ordinals(changes, controls, rows)
+        if self._rows + self._held_rows + rows > _ROWS_MAX:
+            raise UnknownInputError(
+                f"a transaction of more than {_ROWS_MAX:,} rows does not fit one commit of the log",
+                hint="let the source commit in smaller transactions",
+            )
         shift = self._held_rows
         self._held += [_shifted(batch, shift) if shift else batch for batch in changes]
         self._held_controls += [_shifted_control(control, shift) for control in controls]
