@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from kadds.api.errors import CorruptLogError, KaddsError
@@ -25,10 +26,12 @@ from kadds.log.entry import Entry, decode, decode_head
 from kadds.log.frame import EntryHeader, EntryKind, FileKind, Identity
 from kadds.log.journal import JournalFile
 from kadds.log.manifest import Manifest, SegmentRecord
-from kadds.log.reader import joined, logged_facts
+from kadds.log.reader import joined, logged_facts, pick
 from kadds.log.segment import SEGMENT_ROWS_MAX, Segment, SegmentWriter, streams_batch
 from kadds.log.slice import LOGGED_TRANSACTIONS, LoggedBlock
 from kadds.log.tail import Tail
+
+SORTED_BYTES_MAX = 256 << 20
 
 
 @dataclass
@@ -301,12 +304,36 @@ def _pieces(group: list[LoggedBlock]) -> Iterator[LoggedBlock]:
     if all((logged.block.streams == first).all() for logged in group):
         yield from _pieces_of_one_stream(group)
         return
+    some = list(_some_streams_at_a_time(group))
+    if len(some) > 1:
+        for ids in some:
+            yield from _pieces([part for logged in group if (part := pick(logged, ids, None)) is not None])
+        return
     whole = joined(group)
     group.clear()
     start = 0
     for piece in whole.block.pieces(SEGMENT_ROWS_MAX):
         yield LoggedBlock(piece, whole.offsets[start : start + piece.rows])
         start += piece.rows
+
+
+def _some_streams_at_a_time(group: Sequence[LoggedBlock]) -> Iterator[npt.NDArray[np.int64]]:
+    """The streams of a shape, in order, as many at a time as are sorted in memory together; a large one by itself.
+
+    What is sorted is copied, and a column of more than 2 GiB of text would not fit one Arrow array.
+    """
+    size = sum(logged.block.values.nbytes for logged in group)
+    per_row = max(1, size // max(1, sum(logged.block.rows for logged in group)))
+    ids = np.concatenate([logged.block.streams for logged in group])
+    counts = np.concatenate([logged.block.counts for logged in group]).astype(np.int64)
+    streams, inverse = np.unique(ids, return_inverse=True)
+    ends = np.cumsum(np.bincount(inverse, weights=counts).astype(np.int64) * per_row)
+    start = 0
+    while start < len(streams):
+        before = int(ends[start - 1]) if start else 0
+        stop = max(start + 1, int(np.searchsorted(ends, before + SORTED_BYTES_MAX, "right")))
+        yield streams[start:stop]
+        start = stop
 
 
 def _pieces_of_one_stream(group: list[LoggedBlock]) -> Iterator[LoggedBlock]:
