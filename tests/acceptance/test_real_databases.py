@@ -118,7 +118,8 @@ def test_fifty_tables_of_each_product_arrive_exactly(tmp_path: Path, products: l
         assert faults_of(tmp_path, product, tables[product.name]) == {}
     assert Lake(tmp_path / "lake").faults() == []
     status = kadds.status()
-    assert {run["outcome"] for job in status["jobs"] for run in job["runs"]} == {"done"}
+    outcomes = {run["outcome"] for job in status["jobs"] for run in job["runs"]}
+    assert outcomes <= {"done", "stopped"}, "a run may have been under way when it was told to stop"
     assert all(one["state"] == "not-running" for one in status["subscriptions"])
 
 
