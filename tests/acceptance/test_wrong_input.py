@@ -7,7 +7,6 @@ import os
 import shutil
 import subprocess
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -256,25 +255,24 @@ def test_two_processes_on_one_folder_are_refused_by_pid(tmp_path: Path) -> None:
 
 
 def test_somebody_who_looks_at_the_status_does_not_keep_it_from_starting(tmp_path: Path) -> None:
-    """While nothing runs, a command holds the folder itself for as long as it looks."""
+    """While nothing runs, a command holds the folder itself for as long as it looks, here for longer than usual."""
     judged = JudgedShop(tmp_path)
     judged.shop.change(5)
     judged.kadds.catch_up().check()
-    ended = threading.Event()
-
-    def look() -> None:
-        while not ended.is_set():
-            judged.kadds("status", "--config", str(judged.kadds.path))
-
-    looker = threading.Thread(target=look)
-    looker.start()
-    try:
-        for _ in range(4):
-            judged.shop.change(5)
-            judged.kadds.catch_up().check()
-    finally:
-        ended.set()
-        looker.join()
+    looks = (
+        "import pathlib, sys; from kadds.log.lock import FolderLock; lock = FolderLock(pathlib.Path(sys.argv[1]));"
+        "print('held', flush=True); sys.stdin.readline(); lock.release()"
+    )
+    command = [sys.executable, "-c", looks, str(judged.kadds.log)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as looker:
+        assert looker.stdout is not None
+        assert looker.stdout.readline() == "held\n"
+        judged.shop.change(5)
+        with judged.kadds.start("--until-caught-up") as running:
+            with pytest.raises(subprocess.TimeoutExpired):
+                running.process.wait(4)
+            looker.communicate("done\n")
+            running.wait().check()
     assert judged.faults() == {}
 
 
