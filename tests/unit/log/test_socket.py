@@ -7,6 +7,7 @@ import socket
 import stat
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import closing
@@ -226,9 +227,16 @@ def test_what_a_killed_process_left_behind_is_no_obstacle(tmp_path: Path) -> Non
         assert call(served.folder, "echo", {"a": 1}) == {"a": 1}
 
 
-def test_a_long_path_moves_the_socket_to_the_runtime_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    runtime = tmp_path / "run"
-    runtime.mkdir(mode=0o700)
+@pytest.fixture
+def runtime() -> Iterator[Path]:
+    """A runtime directory as systems have them: its path is short, which that of a test's own folder is not."""
+    with tempfile.TemporaryDirectory(prefix="run-") as folder:
+        yield Path(folder)
+
+
+def test_a_long_path_moves_the_socket_to_the_runtime_directory(
+    tmp_path: Path, runtime: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(runtime))
     folder = tmp_path / ("x" * 120) / "log"
     with Served(folder) as served:
@@ -238,9 +246,11 @@ def test_a_long_path_moves_the_socket_to_the_runtime_directory(tmp_path: Path, m
         assert call(folder, "echo", {"far": True}) == {"far": True}
 
 
-def test_a_runtime_directory_that_others_may_enter_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
-    (tmp_path / "kadds").mkdir(mode=0o755)
+def test_a_runtime_directory_that_others_may_enter_is_refused(
+    tmp_path: Path, runtime: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(runtime))
+    (runtime / "kadds").mkdir(mode=0o755)
     with pytest.raises(KaddsError, match="open to others"):
         Served(tmp_path / ("x" * 120) / "log")
 
