@@ -19,6 +19,8 @@ from kadds.api.errors import ConfigurationError, RetryableError
 from kadds_duckdb.errors import as_ours, translated
 from kadds_duckdb.settings import DuckdbSettings
 
+_MEMORY_BYTES = 1 << 30  # where neither a person nor `memory_limit` says what DuckDB may take
+
 
 class Clock(Protocol):
     """What passes while the file lies idle; tests bring their own."""
@@ -157,7 +159,7 @@ class DatabaseFile:
             "autoload_known_extensions": False,
             "enable_external_access": False,
             "python_enable_replacements": False,
-            "memory_limit": f"{self._settings.memory_limit_bytes}B",
+            "memory_limit": f"{self._settings.memory_limit_bytes or _MEMORY_BYTES}B",
         }
         if self._settings.threads is not None:
             config["threads"] = self._settings.threads

@@ -19,9 +19,9 @@ class DuckdbSettings(Settings):
     idle_close_seconds: float = Field(
         default=1.0, ge=0, description="how long after a delivery the file stays open before its owner can read it"
     )
-    memory_limit_bytes: int = Field(
-        default=1 << 30,
+    memory_limit_bytes: int | None = Field(
+        default=None,
         ge=128 << 20,
-        description="what DuckDB may take; beyond it, it works on disk beside the file",
+        description="what DuckDB may take, not set: its share of `memory_limit`; beyond it, it works beside the file",
     )
     threads: int | None = Field(default=None, ge=1, description="threads of DuckDB; all cores when not set")

@@ -496,7 +496,11 @@ class Sink(Protocol):
 
 @dataclass(frozen=True)
 class SinkSide:
-    """The sink half of a connector."""
+    """The sink half of a connector.
+
+    A sink that works in memory has a setting `memory_limit_bytes: int | None = None`; where a person has not given it,
+    the sink's share of `memory_limit` stands there when it is opened.
+    """
 
     settings: type[Settings]
     abilities: SinkAbilities

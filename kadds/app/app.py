@@ -15,7 +15,7 @@ from typing import Any, Self
 
 import tenacity
 
-from kadds.api.connector import StopSignal
+from kadds.api.connector import Sink, StopSignal
 from kadds.api.errors import ConfigurationError, LockedError, RefusedError
 from kadds.app import assembly
 from kadds.app.places import Place
@@ -54,6 +54,7 @@ class App:
         self.closing = threading.Event()
         self.config = config
         self._loaded: Loaded | None = None
+        self._sink_memory_bytes: int | None = None
         self._closers: list[Callable[[], None]] = []
         self._drained = False
 
@@ -180,7 +181,9 @@ class App:
             opened = assembly.open_source(source, loaded.installed)
             engine.add_source(assembly.source_spec(name, source, opened, loaded.installed))
         used = {entry.sink for entry in configuration.subscriptions.values()}
-        for name in sorted(used | configuration.sinks.keys()):
+        sinks = sorted(used | configuration.sinks.keys())
+        self._sink_memory_bytes = engine.memory.per_sink_bytes(len(sinks))
+        for name in sinks:
             self.add_sink(engine, name, self.sink_entry(name))
         for name, subscription in configuration.subscriptions.items():
             engine.add_subscription(assembly.subscription_spec(name, subscription, configuration))
@@ -189,8 +192,12 @@ class App:
 
     def add_sink(self, engine: Engine, name: str, entry: SinkEntry) -> None:
         """Open a sink and give it to the engine."""
-        spec = assembly.sink_spec(name, entry, assembly.open_sink(entry))
+        spec = assembly.sink_spec(name, entry, self.open_sink(entry))
         engine.add_sink(spec.name, spec.sink, spec.abilities)
+
+    def open_sink(self, entry: SinkEntry) -> Sink:
+        """Open a sink with its share of `memory_limit`, which stays the same as long as this process runs."""
+        return assembly.open_sink(entry, memory_bytes=self._sink_memory_bytes)
 
     def needs_engine(self) -> Engine:
         """The engine; RefusedError where nothing runs."""

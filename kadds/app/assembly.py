@@ -18,9 +18,14 @@ def open_source(entry: SourceEntry, installed: Mapping[str, Installed]) -> Sourc
     return plugins.open_source(entry.connector, entry.settings, entry.tables.settings, among=installed)
 
 
-def open_sink(entry: SinkEntry, installed: Mapping[str, Installed] | None = None) -> Sink:
-    """The sink, opened; errors as in `plugins.open_sink`."""
-    return plugins.open_sink(entry.connector, entry.settings, among=installed)
+def open_sink(
+    entry: SinkEntry, installed: Mapping[str, Installed] | None = None, *, memory_bytes: int | None = None
+) -> Sink:
+    """The sink, opened, with `memory_bytes` as its memory where nobody gave it another; as `plugins.open_sink`."""
+    settings = entry.settings
+    if memory_bytes is not None and getattr(settings, "memory_limit_bytes", 0) is None:
+        settings = settings.model_copy(update={"memory_limit_bytes": memory_bytes})
+    return plugins.open_sink(entry.connector, settings, among=installed)
 
 
 def source_spec(name: str, entry: SourceEntry, source: Source, installed: Mapping[str, Installed]) -> SourceSpec:

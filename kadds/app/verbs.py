@@ -15,7 +15,7 @@ from typing import Any
 
 from kadds.api.connector import Finding
 from kadds.api.errors import ConfigurationError, KaddsError
-from kadds.app import assembly, reading, status
+from kadds.app import reading, status
 from kadds.app.app import App
 from kadds.app.schedules import job_name
 from kadds.config import ConfigurationProblems
@@ -87,7 +87,7 @@ def _sink_show(app: App, *, name: str) -> Mapping[str, Any]:
 def _sink_test(app: App, *, name: str) -> list[dict[str, Any]]:
     """Open the sink and ask it; an error of level error for what it refuses."""
     full = naming.full(name)
-    with closing(assembly.open_sink(app.sink_entry(full))) as sink:
+    with closing(app.open_sink(app.sink_entry(full))) as sink:
         return [_finding(one) for one in sink.check(())]
 
 

@@ -18,23 +18,27 @@ from kadds.api.connector import StopSignal
 from kadds.api.errors import Stopping
 
 LEAST_BYTES = 512 << 20
+LEAST_SINK_BYTES = 128 << 20
 _CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
 
 
 @dataclass(frozen=True)
 class MemorySplit:
-    """The parts, in bytes: the log's queue and cache, batches on their way out, each sink's own use, DuckDB."""
+    """The parts, in bytes: the log's queue, cache and index, batches on their way out, what sinks use themselves."""
 
     log_bytes: int
     delivery_bytes: int
-    sink_bytes: int
-    duckdb_bytes: int
+    sinks_bytes: int
 
     @classmethod
     def of(cls, memory_limit_bytes: int) -> MemorySplit:
-        """Three eighths for the log, a quarter for batches, an eighth for sinks, a quarter for DuckDB."""
+        """Three eighths for the log, a quarter for batches, three eighths for sinks."""
         eighth = memory_limit_bytes // 8
-        return cls(3 * eighth, 2 * eighth, eighth, 2 * eighth)
+        return cls(3 * eighth, 2 * eighth, 3 * eighth)
+
+    def per_sink_bytes(self, sinks: int) -> int:
+        """An equal share for each of so many sinks; less than 128 MiB is of no use to one that works in memory."""
+        return max(LEAST_SINK_BYTES, self.sinks_bytes // max(1, sinks))
 
 
 def default_memory_limit_bytes() -> int:

@@ -121,7 +121,9 @@ def test_what_has_stopped_stays_stopped() -> None:
 def test_the_default_memory_limit_is_a_quarter_of_the_machine_but_at_least_512_mb() -> None:
     assert default_memory_limit_bytes() >= LEAST_BYTES
     split = MemorySplit.of(1 << 30)
-    assert split.log_bytes + split.delivery_bytes + split.sink_bytes + split.duckdb_bytes == 1 << 30
+    assert split.log_bytes + split.delivery_bytes + split.sinks_bytes == 1 << 30
+    assert split.per_sink_bytes(3) == split.sinks_bytes // 3
+    assert split.per_sink_bytes(100) == 128 << 20
 
 
 def _asked(budget: Budget, times: int) -> bool:

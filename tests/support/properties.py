@@ -1,0 +1,9 @@
+"""How property tests run: with no time limit on an example, which a busy machine would break; in CI always the same."""
+
+import os
+
+from hypothesis import settings
+
+settings.register_profile("here", deadline=None)
+settings.register_profile("ci", deadline=None, derandomize=True, print_blob=True)
+settings.load_profile("ci" if os.environ.get("CI") else "here")
