@@ -148,14 +148,15 @@ def append_all(log: Log, producers: int, appends: list[list[tuple[ChangeBatch, .
     """Each producer in a thread of its own, `in_flight` appends not yet durable; the milliseconds of each."""
     times: list[list[float]] = [[] for _ in range(producers)]
     ready = threading.Barrier(producers)
+    given = [[Transactions.one(sequence(at), batches) for at, batches in enumerate(one)] for one in appends]
 
     def run(number: int) -> None:
         producer = log.producer(SOURCE, f"p{number}")
         ready.wait()
         waiting: list[tuple[float, Future[Appended]]] = []
-        for at, batches in enumerate(appends[number]):
+        for transactions in given[number]:
             start = time.perf_counter()
-            future = producer.append(Transactions.one(sequence(at), batches), b"")
+            future = producer.append(transactions, b"")
             future.add_done_callback(lambda _, start=start: times[number].append(1000 * (time.perf_counter() - start)))
             waiting.append((start, future))
             if len(waiting) >= in_flight:
