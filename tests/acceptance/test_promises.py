@@ -123,6 +123,7 @@ def test_ctrl_c_drains_as_well(tmp_path: Path) -> None:
         judged.kadds.wait_for_status(moved)
         running.signal(signal.SIGINT)
         running.wait(45).check()
+    judged.kadds.catch_up().check()
     assert judged.faults() == {}
 
 
