@@ -3,8 +3,8 @@
 
     python benchmarks/log.py [--quick] [--folder DIR] [--only FIGURE ...]
 
-Each line is a JSON object: `figure`, `value` with its `unit`, the `peer` it is compared with, `peer_value`, `ratio`
-(value ÷ peer for rates, so that more is better; value ÷ peer for times, where less is better),
+Each line is a JSON object: `figure`, `value` with its `unit`, the `peer` it is compared with (or null), `peer_value`,
+`ratio` (value ÷ peer for rates, so that more is better; value ÷ peer for times, where less is better),
 `cpu_seconds_per_million` of this process and its children, and what the figure was measured on (`rows`, `batch`,
 `streams`). Peers run beside it in the same run: `dd conv=fdatasync` for bytes, write + fdatasync of 8 KiB for latency,
 DuckDB's `read_parquet` for reading.
@@ -93,11 +93,16 @@ class Report:
     def line(
         self, figure: str, value: float, unit: str, *, peer: str = "", peer_value: float = 0.0, **more: Any
     ) -> None:
-        """One figure."""
-        ratio = round(value / peer_value, 3) if peer_value else None
-        plain = {"figure": figure, "value": round(value, 3), "unit": unit}
-        if peer:
-            plain |= {"peer": peer, "peer_value": round(peer_value, 3), "ratio": ratio}
+        """One figure; what it does not have is null."""
+        plain = {
+            "figure": figure,
+            "value": round(value, 3),
+            "unit": unit,
+            "peer": peer or None,
+            "peer_value": round(peer_value, 3) if peer else None,
+            "ratio": round(value / peer_value, 3) if peer_value else None,
+            "cpu_seconds_per_million": None,
+        }
         print(json.dumps(plain | more), flush=True)
 
     def dd_bytes_per_second(self, size: int) -> float:
@@ -190,11 +195,12 @@ def measure_append(
         cpu = (cpu_seconds() - before) * 1e6 / rows
         journal = log.status()["journal_bytes"] + log.status()["segment_bytes"]
     dd = report.dd_bytes_per_second(max(size, 64 << 20))
-    more |= {"rows": rows, "cpu_seconds_per_million": round(cpu, 3), "journal_bytes_per_row": round(journal / rows, 1)}
+    more |= {"rows": rows, "cpu_seconds_per_million": round(cpu, 3)}
+    more["journal_bytes_per_row"] = round(journal / rows, 1)
     report.line(f"{figure}.changes", rows / seconds, "changes/s", **more)
-    report.line(f"{figure}.bytes", size / seconds / 1e6, "MB/s", peer="dd conv=fdatasync", peer_value=dd / 1e6)
-    report.line(f"{figure}.p50", float(np.percentile(times, 50)), "ms", in_flight=4)
-    report.line(f"{figure}.p99", float(np.percentile(times, 99)), "ms", in_flight=4)
+    report.line(f"{figure}.bytes", size / seconds / 1e6, "MB/s", peer="dd conv=fdatasync", peer_value=dd / 1e6, **more)
+    report.line(f"{figure}.p50", float(np.percentile(times, 50)), "ms", in_flight=4, **more)
+    report.line(f"{figure}.p99", float(np.percentile(times, 99)), "ms", in_flight=4, **more)
 
 
 def one_table(report: Report, folder: Path, scale: float) -> None:
@@ -299,7 +305,12 @@ def million_streams(report: Report, folder: Path, scale: float) -> None:
             journal_bytes_per_row=round(log.status()["journal_bytes"] / (rows + batch), 1),
         )
         report.line(
-            "append.1000000_streams.bytes", size / seconds / 1e6, "MB/s", peer="dd conv=fdatasync", peer_value=dd / 1e6
+            "append.1000000_streams.bytes",
+            size / seconds / 1e6,
+            "MB/s",
+            peer="dd conv=fdatasync",
+            peer_value=dd / 1e6,
+            cpu_seconds_per_million=round(cpu, 3),
         )
         quiet = log.named(f"{SOURCE}/public.t{streams // 3 + 7}") or log.streams()[-1:]
         busy = log.named(f"{SOURCE}/public.t1")
@@ -323,12 +334,13 @@ def million_streams(report: Report, folder: Path, scale: float) -> None:
 def timed_read(report: Report, log: Log, figure: str, stream: int) -> None:
     """The median time of reading one stream from its beginning."""
     times = []
-    rows = 0
+    rows, before = 0, cpu_seconds()
     for _ in range(7):
         start = time.perf_counter()
         rows = sum(one.rows for one in log.read(log.begin(), streams=[stream]))
         times.append(1000 * (time.perf_counter() - start))
-    report.line(figure, float(np.median(times)), "ms", rows=rows)
+    cpu = (cpu_seconds() - before) * 1e6 / (7 * max(rows, 1))
+    report.line(figure, float(np.median(times)), "ms", rows=rows, cpu_seconds_per_million=round(cpu, 3))
 
 
 def reading(report: Report, folder: Path, scale: float) -> None:
@@ -341,7 +353,7 @@ def reading(report: Report, folder: Path, scale: float) -> None:
             values = yardstick_rows(at * batch, batch)
             producer.append(Transactions.one(sequence(at), [ChangeBatch.of(table, Op.CREATE, values)]), b"")
         producer.resume()
-        one_tail = rate_of_reading(log, streams=[log.streams()[0].id])
+        one_tail, tail_cpu = rate_of_reading(log, streams=[log.streams()[0].id])
         log.seal()
         parquet = folder / "peer.parquet"
         pq.write_table(pa.Table.from_batches([yardstick_rows(0, rows)]), parquet, compression="zstd")
@@ -349,11 +361,17 @@ def reading(report: Report, folder: Path, scale: float) -> None:
             3, lambda: rows / elapsed(lambda: duckdb.sql(f"FROM read_parquet('{parquet}')").to_arrow_table())
         )
         parquet.unlink()
-        one = rate_of_reading(log, streams=[log.streams()[0].id])
-        report.line(
-            "read_tail.one_stream", one_tail, "changes/s", peer="DuckDB read_parquet", peer_value=peer, rows=rows
-        )
-        report.line("read_segment.one_stream", one, "changes/s", peer="DuckDB read_parquet", peer_value=peer, rows=rows)
+        one, one_cpu = rate_of_reading(log, streams=[log.streams()[0].id])
+        for figure, rate, cpu in (("read_tail", one_tail, tail_cpu), ("read_segment", one, one_cpu)):
+            report.line(
+                f"{figure}.one_stream",
+                rate,
+                "changes/s",
+                peer="DuckDB read_parquet",
+                peer_value=peer,
+                rows=rows,
+                cpu_seconds_per_million=cpu,
+            )
     shapes = int(1000 * max(scale, 0.1))
     tables = [
         Table("public", f"t{number}", (*COLUMNS[:5], Column(f"note{number}", pa.string())), ("id",))
@@ -373,7 +391,7 @@ def reading(report: Report, folder: Path, scale: float) -> None:
             producer.append(Transactions.one(sequence(at), batches), b"")
         producer.resume()
         log.seal()
-        whole = rate_of_reading(log, source=SOURCE)
+        whole, whole_cpu = rate_of_reading(log, source=SOURCE)
         report.line(
             "read_segment.whole_source_of_1000_shapes",
             whole,
@@ -382,6 +400,7 @@ def reading(report: Report, folder: Path, scale: float) -> None:
             peer_value=one,
             rows=appends * shapes * 100,
             streams=shapes,
+            cpu_seconds_per_million=whole_cpu,
         )
 
 
@@ -397,15 +416,15 @@ def best_of(times: int, measure: Callable[[], float]) -> float:
     return float(np.median([measure() for _ in range(times)]))
 
 
-def rate_of_reading(log: Log, **what: Any) -> float:
-    """Changes a second of reading from the beginning, median of three."""
-
-    def once() -> float:
+def rate_of_reading(log: Log, **what: Any) -> tuple[float, float]:
+    """Changes a second of reading from the beginning, median of three; CPU seconds per million changes."""
+    rates = []
+    rows, before = 0, cpu_seconds()
+    for _ in range(3):
         start = time.perf_counter()
         rows = sum(one.rows for one in log.read(log.begin(), **what))
-        return rows / (time.perf_counter() - start)
-
-    return best_of(3, once)
+        rates.append(rows / (time.perf_counter() - start))
+    return float(np.median(rates)), round((cpu_seconds() - before) * 1e6 / (3 * rows), 3)
 
 
 FIGURES: dict[str, Callable[[Report, Path, float], None]] = {
