@@ -30,8 +30,6 @@ from kadds.log.shaping import ENTRY_BYTES_MAX, build_blocks, check_ordinals, pie
 from kadds.log.transaction import LogTransaction
 from kadds.log.writer import Pending, Writer
 
-SMALL_ROWS = 1000
-
 
 @dataclass(frozen=True)
 class ProducerState:
@@ -60,15 +58,6 @@ class Producers:
         self._durable: dict[str, ProducerState] = {}
         self._holders: dict[str, LogProducer] = {}
         self._transactions = itertools.count(1)
-        self._turn = threading.Lock()
-
-    def turn_of(self, rows: int) -> contextlib.AbstractContextManager[Any]:
-        """What encodes a few rows does so alone.
-
-        Each of pyarrow's calls lets the GIL go; with other threads waiting for it, each then costs two switches of
-        threads, far more than the call (16 producers of single rows: 200 futex calls a commit without turns).
-        """
-        return self._turn if rows < SMALL_ROWS else contextlib.nullcontext()
 
     def claim(
         self, source: str, name: str, writer: Writer, dictionary: Dictionary, value_bytes_max: int
@@ -274,8 +263,7 @@ class LogProducer:
         """Give `pending` its rows; `shift` is added to every ordinal."""
         for batch in changes:
             self._check_values(batch)
-        with self._producers.turn_of(pending.rows):
-            built = build_blocks(self._source, changes, self._dictionary, shift)
+        built = build_blocks(self._source, changes, self._dictionary, shift)
         pending.blocks, pending.layouts = built.blocks, built.layouts
         streams = list(built.streams)
         plain = []
@@ -292,8 +280,7 @@ class LogProducer:
         if plain:
             pending.head["controls"] = plain
         pending.streams = streams
-        with self._producers.turn_of(pending.rows):
-            pending.encode()
+        pending.encode()
 
     def _submit(self, pending: Pending) -> None:
         def still() -> None:
