@@ -281,10 +281,20 @@ class PollSource(Source, Protocol):
 
 @runtime_checkable
 class StreamSource(Source, Protocol):
-    """A source with a change log of its own."""
+    """A source with a change log of its own.
+
+    `discover`, `check` and `head` are called by other threads while `stream` runs and must not disturb it. `stream` is
+    given all tables that `check` has no error for; where they change, it is told to stop and called anew. An error of
+    `check` whose `where` is a table's qualified name leaves that table out; any other refuses the source.
+    """
 
     def head(self) -> Position:
-        """A position at or past every commit visible now."""
+        """A position at or past every commit visible now.
+
+        The engine waits for an append whose position reaches it, so a session under way (or the next) must append one
+        soon after this was asked, also where nothing was committed: a `progress` record. It may be a repeat of what
+        the log has, which the log drops.
+        """
         ...
 
     def stream(self, tables: Sequence[Table], inlet: Inlet) -> None:

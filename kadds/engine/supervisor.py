@@ -22,18 +22,20 @@ from typing import Any
 
 import structlog
 
-from kadds.api.connector import Mode, Sink, SinkAbilities, SourceAbilities, StopSignal
-from kadds.api.errors import ConfigurationError, KaddsError
+from kadds.api.connector import Mode, PollSource, Sink, SinkAbilities, SourceAbilities, StopSignal, StreamSource
+from kadds.api.errors import ConfigurationError, KaddsError, RefusedError
 from kadds.engine.alarms import Alarms
 from kadds.engine.budget import Budget, MemorySplit, default_memory_limit_bytes
-from kadds.engine.capture import Intake, SourceRunner, source_runner
+from kadds.engine.capture import Intake, SourceRunner
 from kadds.engine.deliver import Machinery, SubscriptionRunner
 from kadds.engine.dispatch import Dispatcher
 from kadds.engine.heartbeat import Heart
+from kadds.engine.polling import PollRunner
 from kadds.engine.retry import GIVE_UP_SECONDS
 from kadds.engine.runs import Run, RunHistory
 from kadds.engine.spec import SinkSpec, SourceSpec, SubscriptionSpec
 from kadds.engine.states import Problem, State, StateBox, utc_now
+from kadds.engine.streaming import StreamRunner
 from kadds.engine.workers import Workers
 from kadds.log.log import Log
 
@@ -135,7 +137,7 @@ class Engine:
 
     def add_source(self, spec: SourceSpec) -> None:
         """A source; captured at once if the engine runs. ConfigurationError for a name that is taken."""
-        runner = source_runner(spec, self._intake)
+        runner = _source_runner(spec, self._intake)
         with self._lock:
             _refuse_taken("source", spec.name, self._sources)
             self._sources[spec.name] = runner
@@ -512,6 +514,18 @@ class Engine:
         return heart.lag_seconds(
             lambda end: not runner.box.at_rest and self._dispatcher.scanned >= end and runner.caught_up(end)
         )
+
+
+def _source_runner(spec: SourceSpec, intake: Intake) -> SourceRunner:
+    if isinstance(spec.source, StreamSource):
+        return StreamRunner(spec, spec.source, intake)
+    if isinstance(spec.source, PollSource):
+        return PollRunner(spec, spec.source, intake)
+    raise RefusedError(
+        "the engine does not run this kind of source",
+        where=spec.name,
+        hint="a source polls (`poll`) or streams (`stream`); one that is pushed to takes a producer",
+    )
 
 
 _SHARE_FOR_SOURCES = 0.5  # of a drain's time; a sink's transaction may take the rest

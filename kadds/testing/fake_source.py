@@ -16,7 +16,15 @@ from typing import Any
 
 import pyarrow as pa
 
-from kadds.api.change import NOT_GIVEN_TYPE, ChangeBatch, Op, Transactions, not_given_bitmap
+from kadds.api.change import (
+    NOT_GIVEN_TYPE,
+    ChangeBatch,
+    Control,
+    ControlKind,
+    Op,
+    Transactions,
+    not_given_bitmap,
+)
 from kadds.api.connector import (
     Appended,
     Capture,
@@ -148,11 +156,20 @@ class _FakeSource:
 
 
 class FakeStreamSource(_FakeSource):
-    """Reads the commits in order: transaction n has sequence n, and n is acknowledged once its append is on disk."""
+    """Reads the commits in order: transaction n has sequence n, and n is acknowledged once its append is on disk.
+
+    Whoever asks for the head gets a `progress` record, under the sequence of the last transaction.
+    """
+
+    def __init__(self, database: FakeDatabase) -> None:
+        super().__init__(database)
+        self._asked = threading.Event()
 
     def head(self) -> Position:
         """Behind the last commit."""
         with self._reading() as database:
+            self._asked.set()
+            database.changed.notify_all()
             return _position(len(database.commits))
 
     def stream(self, tables: Sequence[Table], inlet: Inlet) -> None:
@@ -160,10 +177,12 @@ class FakeStreamSource(_FakeSource):
         producer = inlet.producer("stream")
         resume = producer.resume()
         number = 0 if resume is None else _number(resume.sequence)
+        self._asked.set()  # whoever asked a session that broke off is answered by this one
         wanted = {table.qualified_name: table for table in tables}
         waiting: deque[tuple[int, Future[Appended]]] = deque()
         while not inlet.stopping.is_set():
             self._acknowledge(waiting)
+            asked = self._asked.is_set()
             for changes in self._after(number):
                 number += 1
                 kept = [change for change in changes if change.table in wanted]
@@ -171,6 +190,9 @@ class FakeStreamSource(_FakeSource):
                     _sequence(number), _batches(kept, wanted), lineage=LINEAGE, token=str(number), xid=str(number)
                 )
                 waiting.append((number, producer.append(transaction, b"")))
+            if asked:
+                self._asked.clear()
+                waiting.append((number, producer.append(_progress(number), b"")))
         for _, future in waiting:
             future.result()
         self._acknowledge(waiting)
@@ -178,7 +200,9 @@ class FakeStreamSource(_FakeSource):
     def _after(self, number: int) -> list[tuple[FakeChange, ...]]:
         """The commits behind `number`, waiting a moment for one."""
         with self._reading() as database:
-            database.changed.wait_for(lambda: len(database.commits) > number or self._closed, _LOOK_AGAIN_SECONDS)
+            database.changed.wait_for(
+                lambda: len(database.commits) > number or self._closed or self._asked.is_set(), _LOOK_AGAIN_SECONDS
+            )
             return database.commits[number:]
 
     def _acknowledge(self, waiting: deque[tuple[int, Future[Appended]]]) -> None:
@@ -216,6 +240,11 @@ class FakePollSource(_FakeSource):
 
 def _position(number: int) -> Position:
     return Position(LINEAGE, _sequence(number), str(number))
+
+
+def _progress(number: int) -> Transactions:
+    control = Control(ControlKind.PROGRESS, 0)
+    return Transactions.one(_sequence(number), (), (control,), lineage=LINEAGE, token=str(number))
 
 
 def _sequence(number: int) -> bytes:

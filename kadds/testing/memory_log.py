@@ -246,6 +246,7 @@ class MemoryProducer:
         self._claim = claim
         self._epoch = claim.epoch
         self._open: MemoryOpenTransaction | None = None
+        self.position: Position | None = None  # of the last transaction that was appended, a repeat too
 
     @property
     def name(self) -> str:
@@ -288,6 +289,8 @@ class MemoryProducer:
             first, end = self._log._commit(fresh)
             if fresh:
                 self._claim.durable = Resume(fresh[-1].facts["sequence"], fresh[-1].resume)
+            if transactions:
+                self.position = transactions[-1].position
             future.set_result(Appended(first, end, len(transactions) - len(fresh)))
 
         self._log._enqueue(_Queued(nbytes, settle, future), self._check, accept)
@@ -420,6 +423,7 @@ class MemoryInlet:
         self._log = log
         self._source = source
         self._stopping = threading.Event()
+        self._producers: list[MemoryProducer] = []
 
     @property
     def stopping(self) -> threading.Event:
@@ -428,4 +432,9 @@ class MemoryInlet:
 
     def producer(self, name: str) -> MemoryProducer:
         """Claim the producer of that name."""
-        return self._log.producer(self._source, name)
+        self._producers.append(self._log.producer(self._source, name))
+        return self._producers[-1]
+
+    def reaches(self, head: Position) -> bool:
+        """Whether something that was appended through this inlet is at or past `head`."""
+        return any(one.position is not None and one.position.reaches(head) for one in self._producers)
