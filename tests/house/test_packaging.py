@@ -71,7 +71,7 @@ def test_constraints_pin_every_dependency_and_hold_nothing_else() -> None:
 def test_the_extra_for_everything_has_every_driver() -> None:
     extras = _project()["optional-dependencies"]
     [everything] = [Requirement(text) for text in extras["all"]]
-    assert everything.extras == set(extras) - {"all", "testing", "test", "dev"}
+    assert everything.extras == set(extras) - {"all", "testing", "test", "bench", "dev"}
 
 
 def test_each_test_server_has_a_profile_of_its_own_and_says_when_it_is_ready() -> None:

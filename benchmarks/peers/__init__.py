@@ -1,0 +1,1 @@
+"""What the benchmarks of databases run beside Kadds: one workload for all, and each peer as its own makers run it."""
