@@ -1,7 +1,8 @@
 """Connections: which parameters they get, so that every session is verified and speaks one dialect of text.
 
-Values are text in this protocol, and how a value is written depends on settings of the session. `SESSION` fixes all of
-them, for the snapshot, the stream and the sink alike; one decoder reads them all.
+Values are text in this protocol, and how a value is written and read depends on settings of the session. `SESSION`
+fixes all of them, for the snapshot, the stream and the sink alike; one decoder reads them all. With `row_security` off
+a role that policies show only some rows is refused, where it would copy only those without a word.
 """
 
 from __future__ import annotations
@@ -27,6 +28,11 @@ SESSION = {
     "lc_monetary": "C",
     "client_encoding": "UTF8",
     "search_path": "",
+    "array_nulls": "on",
+    "quote_all_identifiers": "off",
+    "standard_conforming_strings": "on",
+    "xmloption": "content",
+    "row_security": "off",
     "statement_timeout": "0",
     "lock_timeout": "0",
     "idle_in_transaction_session_timeout": "0",
