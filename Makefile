@@ -12,7 +12,7 @@ COMPOSE := docker compose -f docker-compose.test.yml --profile '*'
 INSTALL := $(PYTHON) -m pip --python $(BIN)/python --disable-pip-version-check install --quiet -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help dev demo test check soak bench up down clean
+.PHONY: help dev demo test check fidelity soak bench up down clean
 
 help: ## what can be made
 	@sed -n 's/^\([a-z]*\):.*## /make \1\t/p' Makefile | expand -t 14
@@ -47,6 +47,9 @@ check: .venv/installed-dev ## style, types and the rules of the house: under a m
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -q tests/house
+
+fidelity: .venv/installed-dev ## every type of PostgreSQL with its edge values into every sink, as a table
+	@servers="$$(tests/support/install_servers.sh)" && eval "$$servers" && $(BIN)/python -m tests.fidelity
 
 soak: .venv/installed-dev ## kill -9 under load, ROUNDS times
 	KADDS_SOAK_ROUNDS=$(ROUNDS) $(BIN)/python -m pytest -o faulthandler_timeout=0 -s tests/acceptance/test_kill.py
