@@ -156,7 +156,8 @@ def _pattern(kind: pa.DataType) -> str | None:
 def _valid(column: Column, texts: pa.Array, where: Callable[[int], str]) -> pa.Array:
     """`texts` when they are UTF-8: a database in SQL_ASCII holds, and sends, anything."""
     try:
-        return texts.view(pa.binary()).cast(_STRING)
+        texts.validate(full=True)
+        return texts
     except pa.ArrowInvalid:
         pass
     for row, cell in enumerate(texts.view(pa.binary()).to_pylist()):

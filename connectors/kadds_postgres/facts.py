@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +14,7 @@ from kadds.api.change import TRANSACTIONS
 from kadds_postgres.wire import Block, Integers
 
 #: PostgreSQL counts from 2000-01-01.
-_EPOCH_MICROSECONDS = 946_684_800_000_000
+EPOCH_MICROSECONDS = 946_684_800_000_000
 _DIGITS = np.frombuffer(b"0123456789ABCDEF", np.uint8)
 
 
@@ -24,7 +25,7 @@ def end_lsns(block: Block, commits: Integers) -> npt.NDArray[np.uint64]:
 
 def committed_at(block: Block, commits: Integers) -> Integers:
     """When each of these Commit messages' transactions was committed: microseconds since 1970 UTC."""
-    return block.unsigned64[block.starts[commits] + 18].astype(np.int64) + _EPOCH_MICROSECONDS
+    return block.unsigned64[block.starts[commits] + 18].astype(np.int64) + EPOCH_MICROSECONDS
 
 
 def xids(block: Block, begins: Integers) -> npt.NDArray[np.uint32]:
@@ -45,6 +46,30 @@ def lsn_text(lsn: int) -> str:
 def lsn_key(lsn: int) -> bytes:
     """Its 8 bytes, which compare as the LSNs do."""
     return lsn.to_bytes(8, "big")
+
+
+class Committed(NamedTuple):
+    """A transaction that was read by itself: the LSN behind it, its rows, xid, microseconds since 1970 UTC."""
+
+    end_lsn: int
+    rows: int
+    xid: int
+    committed_at: int
+
+
+def facts_of_few(commits: Sequence[Committed], generation: bytes) -> pa.RecordBatch:
+    """The facts of these transactions; `generation` is put before the sequences."""
+    keys = [lsn_key(commit.end_lsn) for commit in commits]
+    columns: list[list[Any]] = [
+        [generation + key for key in keys],
+        [commit.rows for commit in commits],
+        keys,
+        [lsn_text(commit.end_lsn) for commit in commits],
+        [str(commit.xid) for commit in commits],
+        [commit.committed_at for commit in commits],
+    ]
+    arrays = [pa.array(column, kind) for column, kind in zip(columns, TRANSACTIONS.types, strict=False)]
+    return pa.RecordBatch.from_arrays([*arrays, pa.nulls(len(commits), pa.string())], schema=TRANSACTIONS)
 
 
 def transaction_facts(

@@ -6,6 +6,7 @@ Formats: https://www.postgresql.org/docs/current/protocol-logicalrep-message-for
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -16,6 +17,7 @@ from kadds.api.change import ChangeBatch, Control, ControlKind, Op
 from kadds.api.errors import UnknownInputError
 from kadds_postgres.cells import typed_columns
 from kadds_postgres.facts import commit_lsns
+from kadds_postgres.few import Few, decode_few
 from kadds_postgres.relation import Relations
 from kadds_postgres.tuples import NOT_GIVEN, Cells, walk
 from kadds_postgres.versions import NOT_CAPTURED, Change, Versions
@@ -98,6 +100,10 @@ class MessageDecoder:
 
     def __init__(self, relations: Relations) -> None:
         self._versions = Versions(relations)
+
+    def few(self, messages: Sequence[bytes | memoryview]) -> Few | None:
+        """The changes of few plain messages, whole transactions; None where they are not such."""
+        return decode_few(messages, self._versions)
 
     def decode(self, block: Block, open_lsn: int | None) -> Decoded:
         """The changes of all messages; `open_lsn` is the commit's LSN of the transaction in which the block begins."""

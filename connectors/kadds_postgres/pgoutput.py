@@ -19,7 +19,17 @@ import numpy as np
 
 from kadds.api.change import ChangeBatch, Control, Transactions
 from kadds.api.errors import UnknownInputError
-from kadds_postgres.facts import commit_lsns, committed_at, end_lsns, lsn_key, lsn_text, transaction_facts, xids
+from kadds_postgres.facts import (
+    commit_lsns,
+    committed_at,
+    end_lsns,
+    facts_of_few,
+    lsn_key,
+    lsn_text,
+    transaction_facts,
+    xids,
+)
+from kadds_postgres.few import Few
 from kadds_postgres.messages import BEGIN, COMMIT, MessageDecoder
 from kadds_postgres.relation import Relation, RelationColumn, RelationMessage, Relations
 from kadds_postgres.wire import Block
@@ -104,12 +114,21 @@ class Decoder:
         An incomplete last transaction is kept until its Commit comes, or goes on in pieces once it is large.
         """
         events: list[Event] = []
-        for part in _parts(messages):
-            try:
+        try:
+            if messages and not self.in_transaction and (few := self._messages.few(messages)):
+                return self._few(few)
+            for part in _parts(messages):
                 events += self._events(Block.of(part))
-            except (IndexError, struct.error) as error:
-                raise UnknownInputError("a message ends before its last field", where="pgoutput") from error
+        except (IndexError, struct.error) as error:
+            raise UnknownInputError("a message ends before its last field", where="pgoutput") from error
         return events
+
+    def _few(self, few: Few) -> list[Event]:
+        self.position = few.commits[-1].end_lsn
+        commits = [commit for commit in few.commits if commit.rows]
+        if not commits:
+            return []
+        return [Transactions(facts_of_few(commits, self._generation), few.changes, (), self._lineage)]
 
     def _events(self, block: Block) -> Iterator[Event]:
         if self._large is not None:
