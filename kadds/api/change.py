@@ -16,8 +16,6 @@ number them."""
 
 from __future__ import annotations
 
-import json
-import struct
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import IntEnum, StrEnum
@@ -254,52 +252,6 @@ class Transactions:
         )
         return cls(facts, changes, controls, lineage)
 
-    def encode(self) -> bytes:
-        """The bytes that cross from a source's process to the engine's: a JSON head, then Arrow IPC streams.
-
-        Layout: u32 length of the head; the head; for each length in `head.lengths` an Arrow IPC stream: first the
-        facts, then one a batch, whose columns are those of `ChangeBatch` in order and whose absent ones are left out.
-        """
-        parts = [_to_ipc(self.facts)]
-        heads: list[dict[str, Any]] = []
-        for batch in self.changes:
-            present = {name: getattr(batch, name) for name in _ARRAYS if getattr(batch, name) is not None}
-            columns = [*present.values(), *batch.values.columns]
-            names = [*present, *batch.values.schema.names]
-            parts.append(_to_ipc(pa.RecordBatch.from_arrays(columns, names=names)))
-            heads.append({"tables": [table.to_json() for table in batch.tables.tables], "arrays": list(present)})
-        controls = [
-            {"kind": c.kind, "ordinal": c.ordinal, "table": c.table and c.table.to_json(), "facts": dict(c.facts)}
-            for c in self.controls
-        ]
-        head = json.dumps(
-            {"lineage": self.lineage, "batches": heads, "controls": controls, "lengths": [len(part) for part in parts]}
-        ).encode()
-        return b"".join([struct.pack("<I", len(head)), head, *parts])
-
-    @classmethod
-    def decode(cls, data: bytes) -> Transactions:
-        """What `encode` wrote."""
-        (length,) = struct.unpack_from("<I", data)
-        head = json.loads(data[4 : 4 + length])
-        start = 4 + length
-        batches = []
-        for size in head["lengths"]:
-            batches.append(_from_ipc(pa.py_buffer(data).slice(start, size)))
-            start += size
-        changes = []
-        for plain, rows in zip(head["batches"], batches[1:], strict=True):
-            tables = TableSet(tuple(Table.from_json(table) for table in plain["tables"]))
-            count = len(plain["arrays"])
-            arrays = dict(zip(plain["arrays"], rows.columns[:count], strict=True))
-            values = pa.RecordBatch.from_arrays(rows.columns[count:], schema=tables.tables[0].arrow_schema)
-            changes.append(ChangeBatch(tables, values=values, **arrays))
-        controls = tuple(
-            Control(ControlKind(c["kind"]), c["ordinal"], c["table"] and Table.from_json(c["table"]), c["facts"])
-            for c in head["controls"]
-        )
-        return cls(batches[0], tuple(changes), controls, head["lineage"])
-
 
 def transaction_facts(
     sequence: bytes,
@@ -315,21 +267,6 @@ def transaction_facts(
     row = (sequence, rows, sequence if sort_key is None else sort_key, token, xid, committed_at, origin)
     arrays = [pa.array([value], kind) for value, kind in zip(row, TRANSACTIONS.types, strict=True)]
     return pa.RecordBatch.from_arrays(arrays, schema=TRANSACTIONS)
-
-
-_ARRAYS = ("ordinals", "ops", "table_numbers", "before", "not_given", "as_text")
-
-
-def _to_ipc(batch: pa.RecordBatch) -> bytes:
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, batch.schema) as writer:
-        writer.write_batch(batch)
-    return bytes(sink.getvalue())
-
-
-def _from_ipc(data: pa.Buffer) -> pa.RecordBatch:
-    with pa.ipc.open_stream(data) as reader:
-        return reader.read_next_batch()
 
 
 def not_given_bitmap(columns: Iterable[int], count: int) -> bytes:

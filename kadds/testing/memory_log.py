@@ -22,6 +22,7 @@ import pyarrow as pa
 
 from kadds.api.change import ChangeBatch, Control, Op, Transactions, given_mask
 from kadds.api.connector import Appended, Resume
+from kadds.api.encoding import Decoder, Encoder
 from kadds.api.errors import FencedError, RetryableError, UnknownInputError
 from kadds.api.position import Position
 
@@ -270,8 +271,8 @@ class MemoryProducer:
         """Add whole transactions; repeats are dropped."""
         self._check_open(None)
         self._log._step()
-        data = transactions.encode()
-        future = self._accept(_split(Transactions.decode(data), self._source, self._name, bytes(resume)), len(data))
+        copied, nbytes = _through_bytes(transactions)
+        future = self._accept(_split(copied, self._source, self._name, bytes(resume)), nbytes)
         self._log._step()
         return future
 
@@ -326,13 +327,12 @@ class MemoryOpenTransaction:
         producer = self._producer
         producer._check_open(self)
         producer._log._step()
-        data = Transactions.one(b"", changes, controls).encode()
-        piece = Transactions.decode(data)
+        piece, nbytes = _through_bytes(Transactions.one(b"", changes, controls))
         _check_ordinals(piece)
         self._changes += [_rebased(batch, self._rows) for batch in piece.changes]
         self._controls += [replace(c, ordinal=c.ordinal + self._rows) for c in piece.controls]
         self._rows += piece.rows
-        producer._log._enqueue(_Queued(len(data), lambda: None), producer._check)
+        producer._log._enqueue(_Queued(nbytes, lambda: None), producer._check)
 
     def commit(
         self,
@@ -369,6 +369,12 @@ class MemoryOpenTransaction:
         """Forget it."""
         if self._producer._open is self:
             self._producer._open = None
+
+
+def _through_bytes(transactions: Transactions) -> tuple[Transactions, int]:
+    """As the engine gets it from another process, and how many bytes that takes."""
+    data = b"".join(Encoder().encode(transactions))
+    return Decoder().decode(data), len(data)
 
 
 def _check_ordinals(transactions: Transactions) -> None:

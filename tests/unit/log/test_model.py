@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from kadds.api.change import ChangeBatch, Control, ControlKind, Transactions
+from kadds.api.encoding import Decoder, Encoder
 from kadds.api.position import Cursor
 from kadds.log.log import Log
 from kadds.log.producer import LogProducer
@@ -86,7 +87,7 @@ class Run:
         number = self.numbers.get(source, 0) + 1
         batches, controls, expected = self.changes(source, number)
         one = Transactions.one(sequence(number), batches, controls, xid=f"x{number}")
-        appended = producer.append(Transactions.decode(one.encode()), f"{number}".encode()).result()
+        appended = producer.append(Decoder().decode(b"".join(Encoder().encode(one))), f"{number}".encode()).result()
         assert (appended.first_offset, appended.end_offset) == (len(self.model), len(self.model) + len(expected))
         self.acknowledged(source, number, f"x{number}", expected)
 
