@@ -5,16 +5,21 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from kadds import plugins
-from kadds.api.connector import Sink, Source
+from kadds.api.connector import SchemaChange, Sink, Source
+from kadds.app.isolation import open_isolated
 from kadds.config import Configuration, SinkEntry, SourceEntry, SubscriptionEntry, SubscriptionTable
+from kadds.config.names import tenant_of
 from kadds.engine.contract import TableContract, column_choice
 from kadds.engine.mask import Mask
+from kadds.engine.schema_change import Reaction, SchemaPolicy
 from kadds.engine.spec import SinkSpec, SourceSpec, SubscriptionSpec
 from kadds.plugins import Installed
 
 
 def open_source(entry: SourceEntry, installed: Mapping[str, Installed]) -> Source:
-    """The source, opened; errors as in `plugins.open_source`."""
+    """The source, opened, in a process of its own where that is wanted; errors as in `plugins.open_source`."""
+    if entry.isolation == "process":
+        return open_isolated(entry.connector, entry.settings, entry.tables.settings)
     return plugins.open_source(entry.connector, entry.settings, entry.tables.settings, among=installed)
 
 
@@ -60,6 +65,7 @@ def subscription_spec(name: str, entry: SubscriptionEntry, configuration: Config
         entry.mode,
         wanted=entry.tables.matches,
         contract_of=lambda table: contract(entry.tables.settings(table)),
+        policy_of=lambda table: schema_policy(entry, entry.tables.settings(table)),
         mask_key=mask_key(configuration, entry.tenant),
         batch_rows=entry.batch_rows,
         scheduled=entry.schedule is not None,
@@ -70,6 +76,15 @@ def mask_key(configuration: Configuration, tenant: str) -> bytes | None:
     """The tenant's key of masks; None where it has none."""
     key = configuration.tenant(tenant).mask_key
     return key.reveal().encode() if key is not None else None
+
+
+def schema_policy(entry: SubscriptionEntry, settings: SubscriptionTable) -> SchemaPolicy:
+    """What to do about changes of columns of one table: its own settings, the subscription's, the defaults."""
+    given = {**entry.on_schema_change, **settings.on_schema_change}
+    return SchemaPolicy.of(
+        {SchemaChange(change): Reaction(reaction) for change, reaction in given.items()},
+        other_tenant=tenant_of(entry.source) != entry.tenant,
+    )
 
 
 def contract(settings: SubscriptionTable) -> TableContract:

@@ -116,6 +116,10 @@ class SourceOptions(Settings):
     heartbeat_seconds: float | None = Field(
         default=None, gt=0, description="How often a heartbeat is written, to measure the whole way; not set: never."
     )
+    isolation: Literal["thread", "process"] = Field(
+        default="thread",
+        description="Where a source that streams runs: in a thread of this process, or in a process of its own.",
+    )
 
 
 class SourceEntry(SourceOptions):
@@ -137,6 +141,11 @@ class SinkEntry(SinkOptions):
     settings: SerializeAsAny[InstanceOf[Settings]] = Field(repr=False)
 
 
+SchemaChangeName = Literal["add", "drop", "widen", "retype", "rename"]
+ReactionName = Literal["apply", "hold", "ignore"]
+OnSchemaChange = Mapping[SchemaChangeName, ReactionName]
+
+
 class SubscriptionTable(Settings):
     """The contract of one table under one subscription."""
 
@@ -151,6 +160,9 @@ class SubscriptionTable(Settings):
     )
     mask: Mapping[str, Literal["hash", "redact"]] = Field(
         default={}, description="Column → `hash` (HMAC-SHA-256 with the tenant's `mask_key`) or `redact`."
+    )
+    on_schema_change: OnSchemaChange = Field(
+        default={}, description="As the subscription's `on_schema_change`, before which it goes."
     )
 
     @field_validator("columns")
@@ -203,6 +215,11 @@ class SubscriptionOptions(Settings):
     )
     batch_rows: int = Field(
         default=65_536, ge=1, le=10_000_000, description="At most so many changes go to the sink at once."
+    )
+    on_schema_change: OnSchemaChange = Field(
+        default={},
+        description="What to do when columns are changed: add, drop, widen, retype, rename → apply, hold or ignore; "
+        "not given: `apply` for add, drop and widen, `hold` for retype and rename.",
     )
     paused: bool = Field(default=False, description="Whether it waits; its cursor stays.")
 

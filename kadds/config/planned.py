@@ -5,7 +5,7 @@ A setting leaves this list in the commit that executes it.
 
 from __future__ import annotations
 
-_TABLE = frozenset({"on_schema_change", "on_new_table", "checks", "gate", "gates", "quality"})
+_TABLE = frozenset({"on_new_table", "checks", "gate", "gates", "quality"})
 
 PLANNED: dict[str, frozenset[str]] = {
     "configuration": frozenset(
@@ -13,7 +13,7 @@ PLANNED: dict[str, frozenset[str]] = {
     ),
     "log": frozenset({"retention", "tiers", "mirror", "object_store", "max_value_bytes", "compaction", "engine"}),
     "tenant": frozenset({"shares", "quotas", "keys", "encryption_key", "roles"}),
-    "source": frozenset({"snapshot", "isolation", "shares", "share", "max_value_bytes"}) | _TABLE,
+    "source": frozenset({"snapshot", "shares", "share", "max_value_bytes"}) | _TABLE,
     "sink": frozenset({"quotas", "max_connections"}),
     "subscription": frozenset({"quarantine", "retention"}) | _TABLE,
     "subscription table": frozenset({"casts", "transform", "mode"}) | _TABLE,

@@ -46,7 +46,7 @@ class Sides:
             )
             tables = tables if len(self._problems) == faults else None
         if options is not None and side is not None:
-            self._check_polling(side, node, label)
+            self._check_capture(side, node, label)
         if options is None or settings is None or tables is None:
             return None
         return SourceEntry(**dict(options), tables=tables, settings=settings)
@@ -102,7 +102,7 @@ class Sides:
         settings = self._checker.check(model, _part(node, theirs), label=label) if model else None
         return self._checker.check(options, _part(node, set(options.model_fields)), label=label), settings
 
-    def _check_polling(self, side: SourceSide, node: Node, label: str) -> None:
+    def _check_capture(self, side: SourceSide, node: Node, label: str) -> None:
         given = [name for name in ("schedule", "poll_interval_seconds") if name in node.value]
         if side.abilities.capture is not Capture.POLL:
             for name in given:
@@ -114,6 +114,10 @@ class Sides:
                 node.value["poll_interval_seconds"].key_place,
                 f"`{label}.poll_interval_seconds` has no effect beside `schedule`",
                 "give one of the two",
+            )
+        if side.abilities.capture is not Capture.STREAM and "isolation" in node.value:
+            self._problems.add(
+                node.value["isolation"].key_place, f"`{label}.isolation` is for sources that stream", "remove it"
             )
 
 
