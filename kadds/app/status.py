@@ -14,6 +14,7 @@ from kadds import __version__
 from kadds.api.errors import ConfigurationError
 from kadds.config import Effect
 from kadds.config import names as naming
+from kadds.engine.following import followed_by, shown
 from kadds.engine.runs import RunHistory
 from kadds.engine.states import utc_now
 
@@ -146,11 +147,13 @@ def subscriptions(app: App, engine: Mapping[str, Any] | None = None) -> list[Pla
     engine = engine or (app.engine.status() if app.engine is not None else None)
     known = app.contracts()["subscriptions"]
     found = dict(engine["subscriptions"]) if engine else {}
-    return [_subscription(name, found.get(name), known.get(name, {})) for name in sorted({*found, *known})]
+    return [_subscription(app, name, found.get(name), known.get(name, {})) for name in sorted({*found, *known})]
 
 
-def _subscription(name: str, plain: Mapping[str, Any] | None, contract: Mapping[str, Any]) -> Plain:
-    one: Mapping[str, Any] = plain or {**contract, **_NO_STATE, "tables": {}}
+def _subscription(app: App, name: str, plain: Mapping[str, Any] | None, contract: Mapping[str, Any]) -> Plain:
+    one: Mapping[str, Any] = plain or {
+        **contract, **_NO_STATE, "tables": {}, "schema_changes": _schema_changes(app, name),
+    }  # fmt: skip
     tables = [_delivered_table(stream, it) for stream, it in one["tables"].items()]
     return {
         "name": name,
@@ -166,8 +169,15 @@ def _subscription(name: str, plain: Mapping[str, Any] | None, contract: Mapping[
         "lag_bytes": max((table["lag_bytes"] for table in tables), default=0) if plain else None,
         "heartbeat_lag_seconds": one.get("heartbeat_lag_seconds"),
         "failed_tables": one.get("failed_tables", []),
+        "schema_changes": one["schema_changes"],
         "tables": tables,
     }
+
+
+def _schema_changes(app: App, name: str) -> list[Plain]:
+    """What waits for a decision and what is marked, as the log keeps it."""
+    found = (shown(label, followed) for label, followed in followed_by(app.log, name).items())
+    return [one for one in found if one is not None]
 
 
 def _delivered_table(stream: str, plain: Mapping[str, Any]) -> Plain:

@@ -20,8 +20,11 @@ from kadds.app.app import App
 from kadds.app.schedules import job_name
 from kadds.config import ConfigurationProblems
 from kadds.config import names as naming
+from kadds.engine.following import SCHEMAS_KIND, clear_marks, decide, followed_by, state_key
+from kadds.engine.schema_change import Reaction
 from kadds.engine.supervisor import PAUSED_KIND
 from kadds.log.socket import Answer, SocketServer
+from kadds.log.stream import qualified_name
 
 
 @dataclass(frozen=True)
@@ -167,6 +170,36 @@ def _subscription_resume(app: App, *, name: str, table: str | None = None) -> Ma
     return _resume(app, "subscription", full, table)
 
 
+def _subscription_schema(
+    app: App, *, name: str, table: str, decision: str | None = None, clear_mark: bool = False
+) -> Mapping[str, Any]:
+    """Decide on a change of columns that is held, or take a mark away."""
+    full = status.named("subscription", name, status.subscriptions(app))["name"]
+    reaction = None if decision is None else Reaction(decision)
+    if app.engine is not None:
+        app.engine.decide_schema(full, table, reaction, clear_mark=clear_mark)
+    else:
+        _keep_decision(app, full, table, reaction, clear_mark=clear_mark)
+    return {"subscription": full, "table": table, "decision": decision, "mark_cleared": clear_mark}
+
+
+def _keep_decision(app: App, name: str, table: str, reaction: Reaction | None, *, clear_mark: bool) -> None:
+    """Where nothing runs, the decision is only kept; the next start finds it."""
+    known = followed_by(app.log, name)
+    chosen = [label for label in known if table in (label, qualified_name(label.split("@", 1)[0]))]
+    if not chosen:
+        raise ConfigurationError(
+            f"subscription {naming.short(name)} has no table {table}",
+            hint=f"`kadds subscription show {naming.short(name)}` tells what waits",
+        )
+    label = chosen[-1]
+    if clear_mark:
+        clear_marks(known[label], label)
+    if reaction is not None:
+        decide(known[label], label, reaction)
+    app.log.state.put(naming.tenant_of(name), SCHEMAS_KIND, state_key(name, label), known[label].to_json())
+
+
 def _pause(app: App, kind: str, name: str, table: str | None) -> Mapping[str, Any]:
     if app.engine is None:
         _keep_pause(app, kind, name, lambda paused: paused | {table or ""})
@@ -214,6 +247,8 @@ def _subscription_remove(app: App, *, name: str) -> Mapping[str, Any]:
     for key, plan in app.log.state.items(tenant, "plans").items():
         if plan.get("subscription") == full:
             app.log.state.put(tenant, "plans", key, None)
+    for label in followed_by(app.log, full):
+        app.log.state.put(tenant, SCHEMAS_KIND, state_key(full, label), None)
     _forget(app, "subscription", full)
     return {"removed": full}
 
@@ -273,6 +308,7 @@ VERBS: Mapping[str, Verb] = {
     "subscription.show": Verb(_subscription_show),
     "subscription.pause": Verb(_subscription_pause, writes=True),
     "subscription.resume": Verb(_subscription_resume, writes=True),
+    "subscription.schema": Verb(_subscription_schema, writes=True),
     "subscription.remove": Verb(_subscription_remove, writes=True),
     "jobs.list": Verb(status.jobs),
     "jobs.run": Verb(_jobs_run),

@@ -15,7 +15,12 @@ import structlog
 from kadds.app import scrubbed
 
 _COLOURS = {"error": "red", "critical": "red", "warning": "yellow"}
-_IN_THE_TABLE = ("failed", "trying_again", "log_failed")  # a person sees them there, and at the end with their hints
+_IN_THE_TABLE = (
+    "failed",
+    "held",
+    "trying_again",
+    "log_failed",
+)  # seen there, and at the end with their hints
 _QUIET = ("timestamp", "level", "event")
 
 

@@ -1,4 +1,4 @@
-"""`kadds subscription`: look at subscriptions, pause and resume them, forget those that are no longer in the file."""
+"""`kadds subscription`: look at subscriptions, pause and resume them, decide on changed columns, forget old ones."""
 
 from __future__ import annotations
 
@@ -10,10 +10,12 @@ from kadds.cli.options import with_json, with_place
 from kadds.cli.status import subscription_row
 from kadds.cli.words import lag, problems_of, short
 
+_SHOWN_APART = ("tables", "problem", "contract", "schema_changes")
+
 
 @click.group()
 def subscription() -> None:
-    """Subscriptions: look at, pause, resume, remove."""
+    """Subscriptions: look at, pause, resume, decide on changed columns, remove."""
 
 
 @subscription.command("list")
@@ -40,7 +42,7 @@ def show(place: Place, name: str, as_json: bool) -> None:
     if as_json:
         output.json_line(found)
         return
-    output.fields({key: value for key, value in found.items() if key not in ("tables", "problem", "contract")})
+    output.fields({key: value for key, value in found.items() if key not in _SHOWN_APART})
     click.echo("")
     output.table(
         ("stream", "state", "target", "offset", "rows", "rows/s", "lag"),
@@ -74,6 +76,27 @@ def resume(place: Place, name: str, table: str | None) -> None:
     """Go on with subscription NAME, its failed tables too."""
     ask(place, "subscription.resume", {"name": name, "table": table})
     click.echo(f"resumed subscription {name}{f' {table}' if table else ''}")
+
+
+@subscription.command()
+@click.argument("name")
+@click.argument("table")
+@click.argument("decision", type=click.Choice(["apply", "ignore"]), required=False)
+@click.option("--clear-mark", is_flag=True, help="The rows have been mended by hand: the table needs no resync.")
+@with_place
+def schema(place: Place, name: str, table: str, decision: str | None, clear_mark: bool) -> None:
+    """Decide on the change of columns that TABLE (schema.table) of subscription NAME waits with.
+
+    `apply` goes on with the columns as they are now, `ignore` with those that there were. Kept over a restart.
+    """
+    if decision is None and not clear_mark:
+        raise click.UsageError("say `apply`, `ignore` or --clear-mark")
+    arguments = {"name": name, "table": table, "decision": decision, "clear_mark": clear_mark}
+    ask(place, "subscription.schema", arguments)
+    if decision is not None:
+        click.echo(f"subscription {name} {table}: {decision}")
+    if clear_mark:
+        click.echo(f"subscription {name} {table}: the mark is cleared")
 
 
 @subscription.command()

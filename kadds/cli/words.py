@@ -41,6 +41,14 @@ def problems_of(kind: str, plain: Mapping[str, Any]) -> None:
     for table in plain["tables"]:
         if table["problem"] != plain["problem"]:
             problem(f"{name} {short(table.get('table') or table.get('stream'))}", table["problem"])
+    for one in plain.get("schema_changes", ()):
+        stream = f"{name} {short(one['stream'])}"
+        if one["decided"]:
+            click.echo(f"{stream}: {', '.join(one['held'])}; decided: {one['decided']}")
+        elif one["held"] and not plain["tables"]:  # nothing runs: no state says so
+            click.echo(f"{stream}: {', '.join(one['held'])}, which waits for a decision")
+        for mark in one["needs_resync"]:
+            click.echo(f"{stream}: needs resync: {mark}")
 
 
 def when(job: Mapping[str, Any]) -> str:

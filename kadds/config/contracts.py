@@ -79,6 +79,7 @@ def _subscription(subscription: SubscriptionEntry, configuration: Configuration)
         "mode": subscription.mode.value,
         "tables": subscription.tables.described(),
         "batch_rows": subscription.batch_rows,
+        "on_schema_change": dict(subscription.on_schema_change) or None,
         "paused": subscription.paused,
         "schedule": schedule and schedule.model_dump(mode="json", exclude_defaults=True),
     }
@@ -212,7 +213,7 @@ def _pattern_differences(
 
 def _field_difference(section: str, name: str, pattern: str, field: str, before: Any, after: Any) -> Difference:
     message = f"tables {pattern!r}: `{field}` was {_words(before)} and is {_words(after)}"
-    if section != "subscriptions":
+    if section != "subscriptions" or field == "on_schema_change":  # what is to come, not what was delivered
         return Difference(section, name, Effect.APPLIED, message, table=pattern, field=field)
     verdict = _verdict(field, before, after)
     return Difference(section, name, Effect.REFUSED, f"{message}: {verdict}", _resync(name), pattern, field)

@@ -12,7 +12,6 @@ from kadds.api.connector import (
     KeyKind,
     Mode,
     Rekey,
-    SchemaChange,
     SinkAbilities,
     SourceAbilities,
     Step,
@@ -21,8 +20,7 @@ from kadds.api.connector import (
     Upsert,
     missing_abilities,
 )
-from kadds.api.errors import ConfigurationError, DataError, SchemaMismatchError
-from kadds.api.schema import Table
+from kadds.api.errors import ConfigurationError, DataError
 
 _EVENT_OF = {
     Op.CREATE: Event.CREATE,
@@ -85,33 +83,3 @@ def _events(steps: Iterable[Step]) -> Iterator[Event]:
             case Append(as_text=as_text):
                 if as_text is not None:
                     yield Event.AS_TEXT
-
-
-def schema_changes(old: Table, new: Table) -> frozenset[SchemaChange]:
-    """What happened between two versions of a table, by name; a rename shows as drop and add."""
-    before = {column.name: column.type for column in old.columns}
-    after = {column.name: column.type for column in new.columns}
-    found = set()
-    if after.keys() - before.keys():
-        found.add(SchemaChange.ADD)
-    if before.keys() - after.keys():
-        found.add(SchemaChange.DROP)
-    if any(before[name] != after[name] for name in before.keys() & after.keys()):
-        found.add(SchemaChange.RETYPE)
-    return frozenset(found)
-
-
-def check_schema_change(sink: SinkAbilities, old: Target, new: Target) -> None:
-    """SchemaMismatchError where the sink cannot follow the table from one version to the next.
-
-    A changed type is let through where the sink can widen or retype: which of both it is, it knows itself.
-    """
-    for change in sorted(schema_changes(old.table, new.table)):
-        accepted = {change, SchemaChange.WIDEN} if change is SchemaChange.RETYPE else {change}
-        if not any((one, new.mode) in sink.schema_changes for one in accepted):
-            raise SchemaMismatchError(
-                f"the table's columns have changed ({change.value}), which this sink does not follow in mode "
-                f"{new.mode.value}",
-                where=f"{new.stream} -> {new.name}",
-                hint="change the target by hand or give it another name, then resume the table",
-            )

@@ -78,6 +78,10 @@ class TableContract:
         """Equal contracts have equal versions (16 hex digits)."""
         return hashlib.sha256(canonical_json(self.to_json()).encode()).hexdigest()[:16]
 
+    def selects(self, column: str) -> bool:
+        """Whether a column of that name is delivered."""
+        return column not in self.exclude and (self.include is None or column in self.include)
+
     def needs_mask_key(self) -> bool:
         """Whether it can only be bound with a mask key."""
         return Mask.HASH in self.masks.values()

@@ -30,12 +30,14 @@ from kadds.api.errors import DataError, FencedError, GapError, KaddsError, Retry
 from kadds.api.position import Cursor
 from kadds.engine.alarms import Alarms
 from kadds.engine.budget import Budget
+from kadds.engine.following import Following, shown
 from kadds.engine.lane import WHOLE_SUBSCRIPTION, Batch, Lane, LaneContext
 from kadds.engine.planned import PlannedDeliveries
 from kadds.engine.retry import Attempts
 from kadds.engine.runs import Run
+from kadds.engine.schema_change import HeldError, Reaction
 from kadds.engine.spec import SinkSpec, SubscriptionSpec
-from kadds.engine.states import Problem, State, StateBox
+from kadds.engine.states import STUCK, Problem, State, StateBox
 from kadds.engine.workers import Workers
 from kadds.log.log import Log
 from kadds.log.stream import Stream, qualified_name
@@ -73,7 +75,8 @@ class SubscriptionRunner:
         self.spec = spec
         self.sink = sink
         self._machinery = machinery
-        self._context = LaneContext(spec, machinery.log, sink.abilities, source)
+        self.following = Following(machinery.log, spec.name, spec.mode, sink.abilities, spec.policy_of)
+        self._context = LaneContext(spec, machinery.log, sink.abilities, source, self.following)
         self._plans = PlannedDeliveries(spec, machinery.log, self._wrote)
         self._planned = sink.abilities.promise is not Promise.EXACTLY_ONCE
         self._lock = threading.RLock()
@@ -268,7 +271,7 @@ class SubscriptionRunner:
 
     def _place(self, lane: Lane) -> None:
         """Set a lane to where the sink says it is; a cursor that this log cannot continue stops the lane by name."""
-        if lane.box.state is State.FAILED:
+        if lane.box.state in STUCK:
             return
         text = self._sink_cursors.get(lane.label)
         try:
@@ -331,6 +334,8 @@ class SubscriptionRunner:
                     lane.prepared(target)
             except Exception as error:  # noqa: BLE001 - `retry` decides
                 self._lane_failed(lane, error)
+                if isinstance(error, HeldError):
+                    self.following.settle()  # so that a command can decide where nothing runs
                 if not self._survives(error):
                     return []
                 continue
@@ -382,6 +387,7 @@ class SubscriptionRunner:
         cursors = {lane.label: str(batch.end) for lane, batch in found}
         others = [lane for lane in self._unwritten() if lane.label not in cursors]
         cursors.update({lane.label: str(lane.cursor) for lane in others})
+        self.following.settle()
         session.deliver([part.delivery for _, batch in found for part in batch.parts], cursors)
         self._wrote(cursors)
         for lane, batch in found:
@@ -405,11 +411,13 @@ class SubscriptionRunner:
     def _write_cursors(self, session: Session) -> None:
         cursors = {lane.label: str(lane.cursor) for lane in self._unwritten()}
         if cursors:
+            self.following.settle()
             session.deliver([], cursors)
             self._wrote(cursors)
 
     def _deliver_planned(self, session: Session, found: Sequence[_Found]) -> None:
         [(lane, batch)] = found
+        self.following.settle()
         self._plans.deliver(session, lane, batch)
         lane.moved(batch)
 
@@ -449,7 +457,7 @@ class SubscriptionRunner:
     def resume(self, table: str | None = None) -> bool:
         """Go on: the subscription and its failed tables, or one paused or failed table."""
         with self._lock:
-            lanes = [lane for lane in self._lanes.values() if lane.box.state is State.FAILED]
+            lanes = [lane for lane in self._lanes.values() if lane.box.state in STUCK]
             if table is None:
                 self._attempts.succeeded()
                 self._retry_at = None
@@ -457,16 +465,43 @@ class SubscriptionRunner:
             else:
                 lanes = self._named(table)
             for lane in lanes:
-                lane.attempts.succeeded()
-                lane.retry_at = None
                 lane.forget_contracts()
-                lane.box.command(State.STARTING)
-                self._dirty.setdefault(lane.label, lane)
-                if self._session is not None:
-                    self._place(lane)
+                self._restart(lane)
         self._settle()
         self._ask()
         return table is None or bool(lanes)
+
+    def _restart(self, lane: Lane) -> None:
+        lane.attempts.succeeded()
+        lane.retry_at = None
+        lane.box.command(State.STARTING)
+        self._dirty.setdefault(lane.label, lane)
+        if self._session is not None:
+            self._place(lane)
+
+    def decide_schema(self, table: str, reaction: Reaction | None, *, clear_mark: bool = False) -> bool:
+        """Decide on a change of columns that is held, or take a table's mark away. False for a table it has not."""
+        with self._lock:
+            lanes = self._named(table)
+            labels = [
+                stream.label
+                for lane in lanes
+                for stream in lane.streams.values()
+                if table in (stream.label, qualified_name(stream.name))
+            ]
+        for label in labels[-1:]:  # the last incarnation is the one that lives
+            if clear_mark:
+                self.following.clear_marks(label)
+            if reaction is not None:
+                self.following.decide(label, reaction)
+        if reaction is not None:
+            with self._lock:
+                for lane in lanes:
+                    if lane.box.state in STUCK:
+                        self._restart(lane)
+            self._settle()
+            self._ask()
+        return bool(labels)
 
     def _named(self, table: str) -> list[Lane]:
         return [
@@ -552,7 +587,7 @@ class SubscriptionRunner:
         with self._lock:
             found = dict(self._lost)
             boxes = {self.spec.name: self.box, **{lane.label: lane.box for lane in self._lanes.values()}}
-        found.update({name: b.problem for name, b in boxes.items() if b.state is State.FAILED and b.problem})
+        found.update({name: b.problem for name, b in boxes.items() if b.state in STUCK and b.problem})
         return found
 
     def lost(self) -> dict[str, Problem]:
@@ -564,6 +599,12 @@ class SubscriptionRunner:
         """The states of the subscription (by its name) and of its lanes (by the stream's label)."""
         with self._lock:
             return {self.spec.name: self.box, **{lane.label: lane.box for lane in self._lanes.values()}}
+
+    def _schema_changes(self) -> list[dict[str, Any]]:
+        with self._lock:
+            labels = sorted(stream.label for lane in self._lanes.values() for stream in lane.streams.values())
+        found = (shown(label, self.following.of(label)) for label in labels)
+        return [one for one in found if one is not None]
 
     def to_json(self) -> dict[str, Any]:
         """For status."""
@@ -580,8 +621,9 @@ class SubscriptionRunner:
             "rows": sum(lane["rows"] for lane in lanes.values()),
             "rows_per_second": round(sum(lane["rows_per_second"] for lane in lanes.values()), 1),
             "lag_seconds": max((lane["lag_seconds"] for lane in lanes.values()), default=0.0),
-            "failed_tables": sorted([label for label, lane in lanes.items() if lane["state"] == "failed"] + [*lost]),
+            "failed_tables": sorted([label for label, lane in lanes.items() if lane["state"] in STUCK] + [*lost]),
             "lost_cursors": lost,
+            "schema_changes": self._schema_changes(),
             "tables": dict(sorted(lanes.items())),
         }
 

@@ -7,26 +7,29 @@ deliveries; it never talks to a sink except to prepare a target. A lane is used 
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
 from kadds.api.change import ControlKind
 from kadds.api.connector import Delivery, Event, Mode, SinkAbilities, SourceAbilities, Step, Target
-from kadds.api.errors import GapError, UnknownInputError
+from kadds.api.errors import GapError, SchemaMismatchError, UnknownInputError
 from kadds.api.position import Cursor
 from kadds.api.schema import Table
-from kadds.engine.abilities import can, check_schema_change, check_steps, check_target
+from kadds.engine.abilities import can, check_steps, check_target
 from kadds.engine.contract import BoundContract, TableContract
+from kadds.engine.following import Following
 from kadds.engine.history import history
 from kadds.engine.meter import Meter
 from kadds.engine.net_change import net_change
 from kadds.engine.retry import Attempts
 from kadds.engine.rows import Rows, adds_columns_only, concat, widened
+from kadds.engine.schema_change import HeldError
 from kadds.engine.spec import SubscriptionSpec
 from kadds.engine.states import State, StateBox, utc_now
+from kadds.engine.view import View
 from kadds.log.log import Log
 from kadds.log.slice import LoggedControl, Slice
 from kadds.log.stream import Stream, qualified_name
@@ -50,6 +53,7 @@ class Part:
 
     delivery: Delivery
     source_table: Table
+    view: View
     stream_id: int
     contract: TableContract
 
@@ -76,6 +80,7 @@ class LaneContext:
     log: Log
     sink: SinkAbilities
     source: Callable[[], SourceAbilities | None]
+    following: Following
 
 
 @dataclass(eq=False)
@@ -83,7 +88,7 @@ class _Gathered:
     """Slices on their way into a batch: rows of each stream, one element a schema version."""
 
     rows: dict[int, list[list[Rows]]] = field(default_factory=dict)
-    tables: dict[int, Table] = field(default_factory=dict)  # the last that control records named
+    tables: dict[int, tuple[Table, int]] = field(default_factory=dict)  # the last that control records named, where
     count: int = 0
     nbytes: int = 0
     end: Cursor | None = None
@@ -104,7 +109,7 @@ class _Gathered:
             self.nbytes += rows.nbytes
         for control in found.controls:
             if control.table is not None:
-                self.tables[control.stream.id] = control.table
+                self.tables[control.stream.id] = (control.table, control.offset)
             if control.kind in (ControlKind.SNAPSHOT_BEGIN, ControlKind.SNAPSHOT_END):
                 self.resyncing = control.kind == ControlKind.SNAPSHOT_BEGIN
         if found.changes:
@@ -140,6 +145,7 @@ class Lane:
         self.streams: dict[int, Stream] = {}
         self._contracts: dict[int, BoundContract] = {}
         self._prepared: set[tuple[str, int]] = set()
+        self._trusting = False  # a person has said that the targets are as they should be
 
     # ------------------------------------------------------------------------------------------- where it is
 
@@ -161,6 +167,7 @@ class Lane:
     def moved(self, batch: Batch) -> None:
         """The batch has been delivered, or was empty."""
         self.cursor = batch.end
+        self._trusting = False
         self.unwritten = not batch.parts
         self.meter.add(batch.rows)
         self.committed_at = batch.committed_at or self.committed_at
@@ -214,23 +221,52 @@ class Lane:
                 if gathered.end is None or not gathered.may_end(transactional=mode is Mode.TRANSACTIONAL):
                     raise
                 break  # deliver what stands before it; the next batch begins with it
+            stop = self._met(one)
+            if stop is not None:  # read again, up to there
+                return self._gather(stop, rows_max, bytes_max)
             gathered.add(one, facts=mode is Mode.APPEND)
             full = gathered.count >= rows_max or gathered.nbytes >= bytes_max
             if full and gathered.may_end(transactional=mode is Mode.TRANSACTIONAL):
                 break
         return gathered
 
+    def _met(self, found: Slice) -> Cursor | None:
+        """Meet the versions of tables in a slice; where one stops the lane: up to where there is something before it.
+
+        Raises what stops it (HeldError, SchemaMismatchError) where it stands right behind the cursor. A transaction
+        that is delivered whole is stopped before its beginning.
+        """
+        following, contract_of = self._context.following, self._context.spec.contract_of
+        for offset, stream, table, facts in _versions(found):
+            contract = contract_of(qualified_name(stream.name))
+            try:
+                following.meet(stream, table, offset, facts, contract.selects, trusting=self._trusting)
+            except (HeldError, SchemaMismatchError):
+                if self._context.spec.mode is Mode.TRANSACTIONAL:
+                    firsts = found.transactions.column("first_offset").to_numpy()
+                    offset = int(firsts[np.searchsorted(firsts, offset, "right") - 1])
+                if offset <= self.reached:
+                    raise
+                return replace(found.cursor, offsets={0: offset})
+        for control in found.controls:
+            if control.kind == ControlKind.SNAPSHOT_BEGIN:
+                following.snapshot_began(control.stream, control.offset)
+            elif control.kind == ControlKind.SNAPSHOT_END:
+                following.snapshot_ended(control.stream)
+        return None
+
     def _batch(self, gathered: _Gathered, end: Cursor) -> Batch:
         parts: list[Part] = []
         targets: list[Target] = []
         for stream_id, versions in gathered.rows.items():
             for rows in _joined(versions):
-                bound = self._bind(stream_id, rows.table, targets)
-                steps = self.steps(bound, rows)
+                view = self._view(stream_id, int(rows.offsets[-1]))
+                bound = self._bind(stream_id, view.table(rows.table), targets)
+                steps = self.steps(bound, view.apply(rows, history=bound.mode is Mode.APPEND))
                 if steps:
-                    parts.append(Part(Delivery(bound.target, steps), rows.table, stream_id, bound.contract))
-        for stream_id, table in gathered.tables.items():
-            self._bind(stream_id, table, targets)
+                    parts.append(Part(Delivery(bound.target, steps), rows.table, view, stream_id, bound.contract))
+        for stream_id, (table, offset) in gathered.tables.items():
+            self._bind(stream_id, self._view(stream_id, offset).table(table), targets)
         fresh = tuple(target for target in targets if (target.name, target.version) not in self._prepared)
         return Batch(
             self.cursor,
@@ -243,6 +279,9 @@ class Lane:
             gathered.resyncing,
         )
 
+    def _view(self, stream_id: int, offset: int) -> View:
+        return self._context.following.view_at(self.streams[stream_id].label, offset)
+
     def prepared(self, target: Target) -> None:
         """The session has this target."""
         self._prepared.add((target.name, target.version))
@@ -254,8 +293,6 @@ class Lane:
             contract = self._context.spec.contract_of(qualified_name(stream.name))
             new = self.bound_to(stream, table, contract, self._context.spec.mode)
             check_target(self._context.source(), self._context.sink, new.target)
-            if bound is not None:
-                check_schema_change(self._context.sink, bound.target, new.target)
             bound = self._contracts[stream_id] = new
         if bound.target not in targets:
             targets.append(bound.target)
@@ -288,8 +325,9 @@ class Lane:
         return steps
 
     def forget_contracts(self) -> None:
-        """Bind anew: what stood in the way may have been changed."""
+        """Bind anew: what stood in the way has been changed, or a person has looked at it."""
         self._contracts.clear()
+        self._trusting = True
 
     # ------------------------------------------------------------------------------------------- status
 
@@ -328,6 +366,17 @@ def _joined(versions: Sequence[Sequence[Rows]]) -> list[Rows]:
         else:
             found.append(list(version))
     return [concat(rows) for rows in found]
+
+
+def _versions(found: Slice) -> list[tuple[int, Stream, Table, Mapping[str, Any]]]:
+    """Where each version of a table is first seen, what it is, and what its control record says; by offset."""
+    seen: list[tuple[int, Stream, Table, Mapping[str, Any]]] = [
+        (control.offset, control.stream, control.table, control.facts)
+        for control in found.controls
+        if control.table is not None
+    ]
+    seen += [(changes.offsets[0].as_py(), changes.stream, changes.table, {}) for changes in found.changes]
+    return sorted(seen, key=lambda one: one[0])
 
 
 def _check_controls(controls: Iterable[LoggedControl]) -> None:

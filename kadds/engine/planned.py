@@ -13,7 +13,7 @@ from typing import Any
 
 import structlog
 
-from kadds.api.connector import Delivery, Plan, Session
+from kadds.api.connector import Delivery, Mode, Plan, Session
 from kadds.api.errors import CorruptLogError, DataError
 from kadds.api.position import Cursor
 from kadds.engine.lane import Batch, Lane
@@ -59,6 +59,7 @@ class PlannedDeliveries:
                     part.source_table,
                     part.contract,
                     mask_key_name(part.contract, self._spec.mask_key),
+                    part.view,
                 )
             )
         return RecordedPlan(self._spec.name, lane.label, self._spec.mode, first, end, tuple(parts))
@@ -103,9 +104,10 @@ class PlannedDeliveries:
                 continue  # the contract let nothing of it through
             part = waiting.pop(0)
             part.check_mask_key(self._spec.mask_key)
-            bound = lane.bound_to(stream, rows.table, part.contract, recorded.mode)
+            bound = lane.bound_to(stream, part.view.table(rows.table), part.contract, recorded.mode)
             session.prepare(bound.target)
-            steps.append((part.plan, Delivery(bound.target, lane.steps(bound, rows))))
+            seen = part.view.apply(rows, history=recorded.mode is Mode.APPEND)
+            steps.append((part.plan, Delivery(bound.target, lane.steps(bound, seen))))
         if waiting:
             raise CorruptLogError(
                 f"the log no longer has all of what was planned to be delivered to {waiting[0].target}",

@@ -17,6 +17,7 @@ from kadds.api.errors import ConfigurationError, UnknownInputError
 from kadds.api.schema import Table
 from kadds.engine.contract import TableContract
 from kadds.engine.mask import key_fingerprint
+from kadds.engine.view import View
 from kadds.log.log import Log
 
 _KIND = "plans"
@@ -32,6 +33,8 @@ def mask_key_name(contract: TableContract, mask_key: bytes | None) -> str | None
 class RecordedPart:
     """One delivery of a plan: under which names, from which columns of which stream, by which contract and mask key.
 
+    `view` is what was taken of those columns.
+
     `contract_version` in the JSON form is there for people.
     """
 
@@ -41,6 +44,7 @@ class RecordedPart:
     table: Table
     contract: TableContract
     mask_key: str | None
+    view: View
 
     def to_json(self) -> dict[str, Any]:
         """For the log."""
@@ -53,6 +57,7 @@ class RecordedPart:
             "contract": self.contract.to_json(),
             "contract_version": self.contract.version,
             "mask_key": self.mask_key,
+            "view": self.view.to_json(),
         }
 
     @classmethod
@@ -65,6 +70,7 @@ class RecordedPart:
             Table.from_json(plain["table"]),
             TableContract.from_json(plain["contract"]),
             plain["mask_key"],
+            View.from_json(plain.get("view")),
         )
 
     def check_mask_key(self, mask_key: bytes | None) -> None:

@@ -5,6 +5,7 @@
 * every other RetryableError: `retrying`, for ever, with exponential back-off and jitter up to a minute; a target that
   comes back after a weekend goes on by itself. Status shows since when and how often, and alerts watch that.
   (`--until-caught-up` calls what has been retrying for `GIVE_UP_SECONDS` failed, or a nightly job would never end.)
+* HeldError: `held`, until a person has decided.
 * every other KaddsError: `failed`, with its name and hint; nothing that repeats itself would cure it.
 * anything else is a defect: `failed`, and the traceback is logged once.
 
@@ -21,6 +22,7 @@ import structlog
 import tenacity
 
 from kadds.api.errors import KaddsError, NoSpaceError, RetryableError
+from kadds.engine.schema_change import HeldError
 from kadds.engine.states import Problem, State, utc_now
 
 FIRST_SECONDS = 0.25
@@ -44,7 +46,7 @@ class Verdict:
 def verdict(error: BaseException, attempts: int) -> Verdict:
     """What to do after `attempts` failures in a row, this one included."""
     if not isinstance(error, RetryableError):
-        return Verdict(State.FAILED)
+        return Verdict(State.HELD if isinstance(error, HeldError) else State.FAILED)
     patient = isinstance(error, NoSpaceError) or error.waiting_for is not None
     seconds = error.retry_after_seconds
     if seconds is None:
@@ -98,7 +100,7 @@ class Attempts:
         facts = {**names, "state": str(decided.state), "error": problem.kind, "where": problem.where}
         if not isinstance(error, KaddsError):
             _logger.error("defect", exc_info=error, **facts)
-        elif decided.state is State.FAILED:
-            _logger.error("failed", message=problem.message, hint=problem.hint, **facts)
+        elif decided.again_in_seconds is None:
+            _logger.error(str(decided.state), message=problem.message, hint=problem.hint, **facts)
         else:
             _logger.warning("trying_again", message=problem.message, seconds=decided.again_in_seconds, **facts)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from kadds.api.connector import Mode, Sink, SinkAbilities, Source, SourceAbilities
 from kadds.engine.contract import TableContract
+from kadds.engine.schema_change import SchemaPolicy
 
 
 def everything(_: str) -> bool:
@@ -17,6 +18,11 @@ def everything(_: str) -> bool:
 def no_contract(_: str) -> TableContract:
     """The contract that lets everything through."""
     return TableContract()
+
+
+def usual_policy(_: str) -> SchemaPolicy:
+    """The defaults of `on_schema_change`."""
+    return SchemaPolicy()
 
 
 @dataclass(frozen=True)
@@ -62,7 +68,8 @@ class SinkSpec:
 class SubscriptionSpec:
     """What carries streams of one source to one sink. All names are `tenant/name`.
 
-    `wanted` and `contract_of` are asked with a table's qualified name, also for streams that appear while it runs.
+    `wanted`, `contract_of` and `policy_of` (what to do about changes of columns) are asked with a table's qualified
+    name, also for streams that appear while it runs.
     `mask_key` is the tenant's; without it a contract with `hash` is refused. `batch_rows` bounds what one delivery
     carries; a single transaction larger than that still goes through whole. A `scheduled` subscription delivers only
     when `Engine.run_subscription_now` is called, up to what the log held then.
@@ -74,6 +81,7 @@ class SubscriptionSpec:
     mode: Mode
     wanted: Callable[[str], bool] = everything
     contract_of: Callable[[str], TableContract] = no_contract
+    policy_of: Callable[[str], SchemaPolicy] = usual_policy
     mask_key: bytes | None = None
     batch_rows: int = 65_536
     scheduled: bool = False

@@ -10,6 +10,7 @@
     no-space     the log's disk is full; intake stops, delivery goes on         the engine, when there is room
     resyncing    a snapshot's rows are on their way                             the engine, at its end
     quarantined  rows wait for a decision                                       a person
+    held         a change of columns waits for a decision                       a person (`subscription schema`)
     paused       a person stopped it                                            a person (`resume`)
     failed       an error that trying again does not cure                       a person (`resume`), or a restart
     stopped      the engine has ended, or the thing was removed                 nobody; a restart makes a new one
@@ -42,12 +43,14 @@ class State(StrEnum):
     NO_SPACE = "no-space"
     RESYNCING = "resyncing"
     QUARANTINED = "quarantined"
+    HELD = "held"
     PAUSED = "paused"
     FAILED = "failed"
     STOPPED = "stopped"
 
 
-_LEFT_BY_A_PERSON = frozenset((State.PAUSED, State.FAILED, State.QUARANTINED))
+_LEFT_BY_A_PERSON = frozenset((State.PAUSED, State.FAILED, State.HELD, State.QUARANTINED))
+STUCK = frozenset((State.FAILED, State.HELD))  # nobody wanted it: a problem says what to do
 AT_REST = frozenset((*_LEFT_BY_A_PERSON, State.STOPPED))  # nothing moves, and nothing will by itself
 
 

@@ -33,8 +33,9 @@ from kadds.engine.heartbeat import Heart
 from kadds.engine.polling import PollRunner
 from kadds.engine.retry import GIVE_UP_SECONDS
 from kadds.engine.runs import Run, RunHistory
+from kadds.engine.schema_change import Reaction
 from kadds.engine.spec import SinkSpec, SourceSpec, SubscriptionSpec
-from kadds.engine.states import Problem, State, StateBox, utc_now
+from kadds.engine.states import STUCK, Problem, State, StateBox, utc_now
 from kadds.engine.streaming import StreamRunner
 from kadds.engine.workers import Workers
 from kadds.log.log import Log
@@ -326,6 +327,11 @@ class Engine:
         """Go on with a subscription, its failed tables too, or with one table."""
         self._resume("subscription", self._subscription(name), table)
 
+    def decide_schema(self, name: str, table: str, reaction: Reaction | None, *, clear_mark: bool = False) -> None:
+        """Decide on a change of columns that a subscription holds, or take a mark away; kept over restarts."""
+        if not self._subscription(name).decide_schema(table, reaction, clear_mark=clear_mark):
+            raise _no_table("subscription", name, table)
+
     def _pause(self, kind: str, runner: SourceRunner | SubscriptionRunner, table: str | None) -> None:
         if not runner.pause(table):
             raise _no_table(kind, runner.spec.name, table)
@@ -468,7 +474,7 @@ class Engine:
                 label = prefix if name == runner.spec.name else f"{prefix} {name}"
                 if box.state is State.PAUSED:
                     paused.append(label)
-                if box.state is State.FAILED or self._hopeless(box):
+                if box.state in STUCK or self._hopeless(box):
                     problems[label] = box.problem or Problem("KaddsError", "it has failed")
             if isinstance(runner, SubscriptionRunner):
                 problems.update({f"{prefix} {name}": problem for name, problem in runner.lost().items()})
