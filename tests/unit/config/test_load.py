@@ -221,7 +221,7 @@ def test_the_small_configuration_that_is_broken_below_is_whole(files: Files) -> 
         ("connector: pull", "connector: pull, schedule: {}", "needs either `cron` or `interval_seconds`"),
         ("connector: pull", "connector: pull, schedule: {cron: '* * * *'}", "must have five fields"),
         ("connector: pull", "connector: pull, schedule: {cron: '* * * * *', timezone: Mars/X}", "is not a time zone"),
-        ("connector: pull", "connector: pull, isolation: process", "`sources.shop.isolation` is for sources that stream"),
+        ("connector: pull", "connector: pull, isolation: process", "2:27: `sources.shop.isolation` is for sources"),
         (f"pull, {PULLED}", 'stream, isolation: fork, url: "db://x", tables: ["*"]', "must be 'thread' or 'process'"),
         ("connector: pull", "connector: pull, snapshot: initial", "2:27: `sources.shop.snapshot` is not executed"),
         ("{column: id}", "{}", "`sources.shop.tables` needs the setting `column`"),
