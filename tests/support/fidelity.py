@@ -10,9 +10,9 @@ import base64
 import json
 import re
 import struct
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import date
 from enum import Enum
 from functools import cached_property
@@ -56,9 +56,11 @@ class Route(Enum):
     INSERT = "stream insert"
     UPDATE = "stream update"
     UNCHANGED = "update of another column"  # what is stored out of line is not given
+    KEY = "as the key of updates and deletes"
 
 
 STREAMED = (Route.INSERT, Route.UPDATE)
+_KEY_LENGTH_MAX = 500  # of a value; an entry of an index is much smaller than a cell
 
 
 class Sink(Enum):
@@ -74,28 +76,24 @@ class Sink(Enum):
         """The name in the configuration."""
         return self.name.lower()
 
-
-class Special(Enum):
-    """Why a value has a table of its own."""
-
-    BEYOND = "beyond"
-    LOCAL = "local"
+    @property
+    def merges(self) -> bool:
+        """Whether it finds rows by their key; a history does not."""
+        return self in (Sink.POSTGRES, Sink.DUCKDB)
 
 
 @dataclass(frozen=True)
 class Rule:
-    """A refusal that may be: for these values, in this sink, told in these words."""
+    """A refusal that may be, of values beyond the Arrow form of their type: in this sink, told in these words."""
 
     name: str
     sink: Sink
-    special: Special
     words: str
 
 
 RULES = (
-    Rule("a typed column holds no text", Sink.DUCKDB, Special.BEYOND, "cannot hold"),
-    Rule("a typed column holds no text", Sink.PARQUET, Special.BEYOND, "cannot hold"),
-    Rule("the target does not have what the value names", Sink.POSTGRES, Special.LOCAL, "does not exist"),
+    Rule("a typed column holds no text", Sink.DUCKDB, "cannot hold"),
+    Rule("a typed column holds no text", Sink.PARQUET, "cannot hold"),
 )
 
 
@@ -126,12 +124,17 @@ class Sample:
     number: int
     kind: Kind
     values: Mapping[Route, tuple[str | None, ...]]
-    special: Special | None = None
+    beyond: bool = False
 
     @property
     def name(self) -> str:
         """The table's, in `SCHEMA`."""
-        return f"t{self.number:04}"
+        return f"{'k' if self.is_key else 't'}{self.number:04}"
+
+    @property
+    def is_key(self) -> bool:
+        """Whether the value is the table's key."""
+        return Route.KEY in self.values
 
     @property
     def qualified_name(self) -> str:
@@ -146,7 +149,7 @@ class Sample:
 
     def before_update(self, value: str | None) -> str | None:
         """What a row holds that is to become `value`."""
-        usual = self.kind.values[0] if self.kind.values and self.special is None else None
+        usual = self.kind.values[0] if self.kind.values and not self.beyond else None
         return None if value == usual else usual
 
 
@@ -160,45 +163,60 @@ def samples(kinds: Sequence[Kind]) -> list[Sample]:
     found: list[Sample] = []
     for kind in kinds:
         usual = (*kind.values, None)
-        values = {route: usual + (kind.later if route in STREAMED else ()) for route in Route}
+        values: dict[Route, tuple[str | None, ...]] = {
+            route: usual + (kind.later if route in STREAMED else ()) for route in Route if route is not Route.KEY
+        }
         found.append(Sample(len(found), kind, values))
-        for special, some in ((Special.BEYOND, kind.beyond), (Special.LOCAL, kind.local)):
-            for value in some:
-                for route in (Route.SNAPSHOT, *STREAMED):
-                    found.append(Sample(len(found), kind, {route: (value,)}, special))
+        short = tuple(value for value in kind.values if len(value) <= _KEY_LENGTH_MAX)
+        found.append(Sample(len(found), kind, {Route.KEY: short}))
+        for value in kind.beyond:
+            for route in (Route.SNAPSHOT, *STREAMED, Route.KEY):
+                found.append(Sample(len(found), kind, {route: (value,)}, beyond=True))
     return found
 
 
 # ------------------------------------------------------------------------------------------------- what the source does
 
 
-def prepare(connection: Connection, some: Sequence[Sample]) -> None:
-    """Tables, and the rows that a snapshot finds."""
+def prepare(connection: Connection, some: Sequence[Sample]) -> list[Sample]:
+    """Tables, and the rows that a snapshot finds; the samples without keys of a type that cannot be one."""
+    made = []
     for sample in some:
-        connection.execute(
-            f"CREATE TABLE {sample.qualified_name} (id integer PRIMARY KEY, touched integer, v {sample.kind.declared})"
-        )
-        rows = [*sample.rows(Route.SNAPSHOT, Route.UNCHANGED)]
+        id_key, value_key = ("", " PRIMARY KEY") if sample.is_key else (" PRIMARY KEY", "")
+        columns = f"id integer{id_key}, touched integer, v {sample.kind.declared}{value_key}"
+        rows = [*sample.rows(Route.SNAPSHOT, Route.UNCHANGED, Route.KEY)]
         rows += [(row_id, sample.before_update(value)) for row_id, value in sample.rows(Route.UPDATE)]
-        _insert(connection, sample, rows)
+        try:
+            connection.execute(f"CREATE TABLE {sample.qualified_name} ({columns})")
+            _insert(connection, sample, rows)
+        except (psycopg.errors.UndefinedObject, psycopg.errors.UndefinedFunction):  # the type has no order
+            assert sample.is_key
+            connection.execute(f"DROP TABLE IF EXISTS {sample.qualified_name}")
+            continue
+        made.append(sample)
+    return made
 
 
 def change(connection: Connection, some: Sequence[Sample]) -> None:
     """What the stream carries."""
-    first = list(Route).index(Route.UNCHANGED) * _IDS_PER_ROUTE
+    first, first_of_keys = (list(Route).index(route) * _IDS_PER_ROUTE for route in (Route.UNCHANGED, Route.KEY))
     for sample in some:
+        table = sample.qualified_name
         _insert(connection, sample, [*sample.rows(Route.INSERT)])
         if updated := [*sample.rows(Route.UPDATE)]:
             cases = " ".join(f"WHEN {row_id} THEN {_sql(sample, value)}" for row_id, value in updated)
             ids = ", ".join(str(row_id) for row_id, _ in updated)
-            connection.execute(f"UPDATE {sample.qualified_name} SET v = CASE id {cases} END WHERE id IN ({ids})")
-        connection.execute(f"UPDATE {sample.qualified_name} SET touched = 1 WHERE id >= {first}")
+            connection.execute(f"UPDATE {table} SET v = CASE id {cases} END WHERE id IN ({ids})")
+        connection.execute(f"UPDATE {table} SET touched = 1 WHERE id >= {first}")
+        connection.execute(f"DELETE FROM {table} WHERE id > {first_of_keys} AND id % 2 = 0")
 
 
 def _insert(connection: Connection, sample: Sample, rows: Sequence[tuple[int, str | None]]) -> None:
+    """Two values that are one as a key are inserted once."""
     if rows:
         values = ", ".join(f"({row_id}, 0, {_sql(sample, value)})" for row_id, value in rows)
-        connection.execute(f"INSERT INTO {sample.qualified_name} (id, touched, v) VALUES {values}")
+        more = " ON CONFLICT DO NOTHING" if sample.is_key else ""
+        connection.execute(f"INSERT INTO {sample.qualified_name} (id, touched, v) VALUES {values}{more}")
 
 
 def _sql(sample: Sample, value: str | None) -> str:
@@ -210,9 +228,10 @@ def _sql(sample: Sample, value: str | None) -> str:
 
 @dataclass(frozen=True)
 class Found:
-    """A cell as a sink has it: PostgreSQL's text, an Arrow scalar, or a value of JSON with its type's name."""
+    """A row as a sink has it: the cell as PostgreSQL's text, as an Arrow scalar, or as JSON with its type's name."""
 
     value: Any
+    touched: int | None = 0
     json_type: str = ""
 
     def same(self, text: str | None) -> bool:
@@ -222,36 +241,38 @@ class Found:
         return same_arrow(self.value, text) if isinstance(self.value, pa.Scalar) else bool(self.value == text)
 
     def __str__(self) -> str:
-        return f"{self.value!r}"[:200]
+        return f"{self.value!r}"[:200] + (f", touched {self.touched}" if self.touched != 0 else "")
 
 
-def postgres_texts(connection: Connection, table: str) -> dict[int, str | None] | None:
-    """Each row's value as the server writes it, no driver between; None where there is no table."""
-    result = connection.pgconn.exec_(f"SELECT id, v FROM {table}".encode())
+def postgres_rows(connection: Connection, table: str) -> dict[int, Found] | None:
+    """Each row as the server writes it, no driver between; None where there is no table."""
+    result = connection.pgconn.exec_(f"SELECT id, v, touched FROM {table}".encode())
     if result.status != psycopg.pq.ExecStatus.TUPLES_OK:
         if b"does not exist" in result.error_message:
             return None
         raise AssertionError(result.error_message.decode())
-    found = {}
-    for row in range(result.ntuples):
-        row_id, value = result.get_value(row, 0), result.get_value(row, 1)
-        assert row_id is not None
-        found[int(row_id)] = None if value is None else value.decode()
+    cells = [[result.get_value(row, column) for column in range(3)] for row in range(result.ntuples)]
+    return _by_id(
+        (row_id, Found(None if value is None else value.decode(), None if touched is None else int(touched)))
+        for row_id, value, touched in cells
+    )
+
+
+def _by_id(rows: Iterable[tuple[Any, Found]]) -> dict[int, Found]:
+    """The rows by their id; one of which there are two is none that was asked for."""
+    found: dict[int, Found] = {}
+    for row_id, row in rows:
+        found[int(row_id)] = Found("two rows", None) if int(row_id) in found else row
     return found
 
 
-def postgres_tables(url: str, names: Sequence[str]) -> dict[str, dict[int, str | None]]:
-    """The tables that there are, as `postgres_texts`."""
+def postgres_tables(url: str, names: Sequence[str]) -> dict[str, dict[int, Found]]:
+    """The tables that there are, as `postgres_rows`."""
     with psycopg.connect(url, autocommit=True) as connection:
         for statement in JUDGE:
             connection.execute(statement)
-        read = {name: postgres_texts(connection, name) for name in names}
-    return {name: texts for name, texts in read.items() if texts is not None}
-
-
-def _in_postgres(url: str, names: Sequence[str]) -> dict[str, dict[int, Found]]:
-    tables = postgres_tables(url, names).items()
-    return {name: {row_id: Found(text) for row_id, text in texts.items()} for name, texts in tables}
+        read = {name: postgres_rows(connection, name) for name in names}
+    return {name: rows for name, rows in read.items() if rows is not None}
 
 
 def _in_duckdb(path: Path) -> dict[str, dict[int, Found]]:
@@ -262,17 +283,18 @@ def _in_duckdb(path: Path) -> dict[str, dict[int, Found]]:
         connection.execute("SET TimeZone = 'UTC'")
         for schema, name in connection.execute("SELECT schema_name, table_name FROM duckdb_tables()").fetchall():
             if schema == SCHEMA:
-                table = connection.sql(f'SELECT id, v FROM "{schema}"."{name}"').to_arrow_table()
-                found[f"{schema}.{name}"] = _scalars(table)
+                table = connection.sql(f'SELECT id, v, touched FROM "{schema}"."{name}"').to_arrow_table()
+                found[f"{schema}.{name}"] = _by_id(_rows(table))
     return found
 
 
-def _scalars(table: pa.Table) -> dict[int, Found]:
-    return {row_id: Found(value) for row_id, value in zip(table["id"].to_pylist(), table["v"], strict=True)}
+def _rows(table: pa.Table) -> Iterator[tuple[int, Found]]:
+    touched = table["touched"].to_pylist()
+    yield from zip(table["id"].to_pylist(), map(Found, table["v"], touched), strict=True)
 
 
 def _in_files(folder: Path) -> dict[str, dict[int, Found]]:
-    """The histories, replayed: what each row's last change that gave the value says."""
+    """The histories, replayed: a row is as its last change says, with the value of the last that gave one."""
     lake, found = Lake(folder), dict[str, dict[int, Found]]()
     for entry in lake.entries():
         rows = found.setdefault(entry["target"], {})
@@ -280,14 +302,17 @@ def _in_files(folder: Path) -> dict[str, dict[int, Found]]:
         if path.suffix == ".parquet":
             table = pq.read_table(path, partitioning=None)
             not_given = table["_kadds_not_given"].to_pylist()
-            given = pa.array([names is None or "v" not in names for names in not_given])
-            rows.update(_scalars(table.filter(given)))
+            for (row_id, row), missing in zip(_rows(table), not_given, strict=True):
+                rows[row_id] = replace(row, value=rows[row_id].value) if "v" in (missing or ()) else row
             continue
         columns = json.loads((path.parent / "_schema.json").read_text(encoding="utf-8"))["columns"]
         json_type = next(column["type"] for column in columns if column["name"] == "v")
         for line in path.read_text(encoding="utf-8").split("\n"):
-            if line and "v" in (plain := json.loads(line, parse_float=_Number, parse_int=_Number)):
-                rows[int(plain["id"])] = Found(plain["v"], json_type)
+            if line:
+                plain = json.loads(line, parse_float=_Number, parse_int=_Number)
+                row_id = int(plain["id"])
+                value = plain["v"] if "v" in plain else rows[row_id].value
+                rows[row_id] = Found(value, int(plain["touched"]), json_type)
     return found
 
 
@@ -383,13 +408,12 @@ class Grid:
             Sink.PARQUET: {"connector": "files", "path": "parquet"},
             Sink.JSON: {"connector": "files", "path": "json", "format": "jsonl"},
         }
-        merging = (Sink.POSTGRES, Sink.DUCKDB)
         subscriptions = {
             sink.key: {
                 "source": "shop",
                 "sink": sink.key,
-                "mode": "merge" if sink in merging else "append",
-                "tables": [f"{SCHEMA}.t*"],
+                "mode": "merge" if sink.merges else "append",
+                "tables": [f"{SCHEMA}.t*", f"{SCHEMA}.k*"] if sink.merges else [f"{SCHEMA}.t*"],
             }
             for sink in self.sinks
         }
@@ -405,7 +429,7 @@ class Grid:
                 connection.execute(statement)
             if not self.plain:
                 extensions(connection)
-            prepare(connection, self.samples)
+            self.samples = prepare(connection, self.samples)
             self._catch_up()
             for statement in () if self.plain else MADE_LATER:
                 connection.execute(statement)
@@ -430,6 +454,8 @@ class Grid:
         for sink in self.sinks:
             there = self._read(sink, names)
             for sample in self.samples:
+                if sample.is_key and not sink.merges:
+                    continue
                 cells = there.get(sample.qualified_name, {})
                 found += self.judge(sink, sample, wanted[sample.qualified_name], cells)
         return found
@@ -437,7 +463,7 @@ class Grid:
     def _read(self, sink: Sink, names: Sequence[str]) -> dict[str, dict[int, Found]]:
         match sink:
             case Sink.POSTGRES:
-                return _in_postgres(self.target_url, names)
+                return postgres_tables(self.target_url, names)
             case Sink.DUCKDB:
                 return _in_duckdb(self.folder / "warehouse.duckdb")
             case Sink.PARQUET:
@@ -446,16 +472,17 @@ class Grid:
                 return _in_files(self.folder / "json")
 
     def judge(
-        self, sink: Sink, sample: Sample, wanted: Mapping[int, str | None], there: Mapping[int, Found]
+        self, sink: Sink, sample: Sample, wanted: Mapping[int, Found], there: Mapping[int, Found]
     ) -> Iterator[Verdict]:
         said = self.refusals.get((sink.key, sample.qualified_name)) or self.refusals.get(("", sample.qualified_name))
         rule = next((rule for rule in RULES if _applies(rule, sink, sample, said)), None)
         for row_id in sorted({*wanted, *there}):
-            text, cell, route = wanted.get(row_id), there.get(row_id), route_of(row_id)
-            outcome, why = Outcome.DIFFERENT, f"{cell} instead of {text!r}"[:400]
-            if row_id in wanted and cell is not None and cell.same(text):
+            source, cell, route = wanted.get(row_id), there.get(row_id), route_of(row_id)
+            text = None if source is None else source.value
+            outcome, why = Outcome.DIFFERENT, f"{cell} instead of {source}"
+            if source is not None and cell is not None and cell.same(text) and cell.touched == source.touched:
                 outcome, why = Outcome.EQUAL, ""
-            elif cell is None or (route is Route.UPDATE and cell.same(None) and sample.special is not None):
+            elif source is not None and (cell is None or (route is Route.UPDATE and sample.beyond and cell.same(None))):
                 why = said or "it is not there, and nothing was said"
                 if rule is not None:
                     outcome, why = Outcome.REFUSED, rule.name
@@ -463,7 +490,7 @@ class Grid:
 
 
 def _applies(rule: Rule, sink: Sink, sample: Sample, said: str | None) -> bool:
-    return said is not None and rule.sink is sink and rule.special is sample.special and rule.words in said
+    return said is not None and sample.beyond and rule.sink is sink and rule.words in said
 
 
 def _events(done: Finished) -> Iterator[dict[str, Any]]:

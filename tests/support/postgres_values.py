@@ -2,8 +2,7 @@
 
 Values are the text that a type's input function reads; NULL belongs to every type and is added by whoever uses this.
 `beyond` are values that the type's Arrow form has no place for: they travel as text, so that a sink with a typed column
-may refuse them. `local` ones name what only the source has. `built_in` lists the catalog, so that a type that
-PostgreSQL gains and this file lacks is noticed.
+may refuse them. `built_in` lists the catalog, so that a type that PostgreSQL gains and this file lacks is noticed.
 """
 
 import hashlib
@@ -17,13 +16,12 @@ SCHEMA = "fidelity"
 
 @dataclass(frozen=True)
 class Kind:
-    """A type as declared and its values: the usual, `beyond` and `local` as above, and what an ALTER brings `later`."""
+    """A type as declared and its values: the usual, those `beyond` as above, and what an ALTER TYPE brings `later`."""
 
     declared: str
     values: tuple[str, ...]
     beyond: tuple[str, ...] = ()
     later: tuple[str, ...] = ()
-    local: tuple[str, ...] = ()
     delimiter: str = ","
 
 
@@ -208,8 +206,7 @@ BASE = (
     Kind("refcursor", ("a", "", 'it\'s \\ "so"')),
     Kind(
         "regclass",
-        ("pg_catalog.pg_class", "-", "4294967295", "information_schema.tables"),
-        local=(f"{SCHEMA}.here_only",),
+        ("pg_catalog.pg_class", "-", "4294967295", "information_schema.tables", f"{SCHEMA}.here_only"),
     ),
     Kind("regcollation", ('pg_catalog."C"', "-", "4294967295", 'pg_catalog."POSIX"')),
     Kind("regconfig", ("pg_catalog.english", "4294967295")),
@@ -222,8 +219,7 @@ BASE = (
     Kind("regrole", ("postgres", "-", "4294967295")),
     Kind(
         "regtype",
-        ("integer", "-", "pg_catalog.int8[]", '"char"', "4294967295", "information_schema.yes_or_no"),
-        local=(f"{SCHEMA}.mood",),
+        ("integer", "-", "pg_catalog.int8[]", '"char"', "4294967295", "information_schema.yes_or_no", f"{SCHEMA}.mood"),
     ),
     Kind("smallint", ("1", "0", "-1", "32767", "-32768")),
     Kind("text", _TEXTS),
@@ -418,7 +414,7 @@ def array_of(kind: Kind) -> Kind:
         f"{{{row}{kind.delimiter}{row}}}",
         f"[2:3][-1:0]={{{row}{kind.delimiter}{row}}}",
     )
-    return replace(kind, declared=f"{kind.declared}[]", values=values, beyond=(), later=(), local=())
+    return replace(kind, declared=f"{kind.declared}[]", values=values, beyond=(), later=())
 
 
 def _element(text: str) -> str:
