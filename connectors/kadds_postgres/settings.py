@@ -72,6 +72,9 @@ class PostgresSinkSettings(ConnectionSettings):
     state_schema: str = Field(
         default="kadds", min_length=1, description="where Kadds keeps epochs and cursors; made when it is missing"
     )
+    claim_timeout_seconds: float = Field(
+        default=30.0, gt=0, description="how long a claim waits for a transaction of an older session"
+    )
     memory_limit_bytes: int | None = Field(
         default=None, ge=16 << 20, description="most memory of one delivery, not set: its share of `memory_limit`"
     )
