@@ -111,10 +111,10 @@ class MessageDecoder:
         begins = block.kinds == BEGIN
         number = begins.cumsum()  # of the transaction, counted from 1, or from 0 where the block begins inside one
         _check_order(block, classes, number, open_lsn is not None)
-        specials = self._specials(block, classes, number)
+        lsns = np.concatenate([np.array([open_lsn or 0], np.uint64), commit_lsns(block, np.flatnonzero(begins))])
+        specials = self._specials(block, classes, number, lsns)
         rows = self._rows(block, classes, specials)
-        lsns = commit_lsns(block, np.flatnonzero(begins))
-        rows = self._captured(rows, np.concatenate([np.array([open_lsn or 0], np.uint64), lsns]), number)
+        rows = self._captured(rows, lsns, number)
 
         counts = np.zeros(len(block), np.int64)
         if specials.truncated:
@@ -133,7 +133,9 @@ class MessageDecoder:
         changes = tuple(self._batch(block, rows.take(part), ordinals[part]) for part in rows.by_shape())
         return Decoded(changes, controls, totals, specials.origins)
 
-    def _specials(self, block: Block, classes: npt.NDArray[np.uint8], number: Integers) -> _Specials:
+    def _specials(
+        self, block: Block, classes: npt.NDArray[np.uint8], number: Integers, lsns: npt.NDArray[np.uint64]
+    ) -> _Specials:
         found = _Specials()
         for at in np.flatnonzero((classes == _SPECIAL) | (classes == _ORIGIN_CLASS)).tolist():
             message = block.message(at)
@@ -144,7 +146,7 @@ class MessageDecoder:
                 change, facts = described
                 found.changes.append(change)
                 relation = self._versions.all[change.version].relation
-                if relation is not None and facts is not None:
+                if relation is not None and facts is not None and lsns[number[at]] >= relation.captured_from:
                     found.controls.append((at, Control(ControlKind.SCHEMA, 0, relation.table, facts)))
             elif message[0] == _TRUNCATE:
                 (count,) = struct.unpack_from(">I", message, 1)
