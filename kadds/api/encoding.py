@@ -56,16 +56,21 @@ class Encoder:
 
     def __init__(self) -> None:
         self._numbers: dict[int, tuple[object, int]] = {}  # by identity; what is kept alive here keeps its identity
+        self._schemas = _Schemas()
 
     def encode(self, transactions: Transactions) -> list[bytes | pa.Buffer]:
         """The bytes, as parts that stand behind one another."""
         if len(self._numbers) > _SETS_MAX:
-            self._numbers.clear()
+            self._forget()
         try:
             return self._encode(transactions, forget=not self._numbers)
         except BaseException:
-            self._numbers.clear()  # what this one described is not going to arrive
+            self._forget()  # what this one described is not going to arrive
             raise
+
+    def _forget(self) -> None:
+        self._numbers.clear()
+        self._schemas.clear()
 
     def _encode(self, transactions: Transactions, *, forget: bool) -> list[bytes | pa.Buffer]:
         new: list[tuple[int, Any]] = []
@@ -73,11 +78,11 @@ class Encoder:
         batches = []
         for batch in transactions.changes:
             present = {name: getattr(batch, name) for name in _ARRAYS if getattr(batch, name) is not None}
-            rows = pa.RecordBatch.from_arrays(
-                [*present.values(), *batch.values.columns], schema=_schema(tuple(present), batch.tables)
-            )
-            messages.append(rows.serialize())
-            batches.append((self._number(batch.tables, new), list(present)))
+            number = self._number(batch.tables, new)
+            schema = self._schemas.of(number, tuple(present), batch.tables)
+            columns = [*present.values(), *batch.values.columns]
+            messages.append(pa.RecordBatch.from_arrays(columns, schema=schema).serialize())
+            batches.append((number, list(present)))
         controls = [
             (c.kind, c.ordinal, c.table and self._number(TableSet.of(c.table), new), dict(c.facts))
             for c in transactions.controls
@@ -106,6 +111,7 @@ class Decoder:
 
     def __init__(self) -> None:
         self._sets: dict[int, TableSet] = {}
+        self._schemas = _Schemas()
 
     def decode(self, data: bytes | pa.Buffer) -> Transactions:
         """What `encode` gave; its columns lie in `data`, which they keep alive."""
@@ -114,6 +120,7 @@ class Decoder:
         head = json.loads(whole[_LENGTH.size : _LENGTH.size + length].to_pybytes())
         if head["forget"]:
             self._sets.clear()
+            self._schemas.clear()
         for number, plain in head["new"]:
             self._sets[number] = _made(plain)
         start = _aligned(_LENGTH.size + length)
@@ -134,13 +141,21 @@ class Decoder:
 
     def _batch(self, number: int, present: Sequence[str], message: pa.Buffer) -> ChangeBatch:
         tables = self._sets[number]
-        rows = pa.ipc.read_record_batch(message, _schema(tuple(present), tables))
+        rows = pa.ipc.read_record_batch(message, self._schemas.of(number, tuple(present), tables))
         arrays = dict(zip(present, rows.columns, strict=False))
         return ChangeBatch(tables, values=rows.select(list(range(len(present), rows.num_columns))), **arrays)
 
 
-def _schema(present: tuple[str, ...], tables: TableSet) -> pa.Schema:
-    return pa.schema([*((name, _ARRAYS[name]) for name in present), *tables.tables[0].arrow_schema])
+class _Schemas(dict[tuple[int, tuple[str, ...]], pa.Schema]):
+    """The schemas of messages, by the number of the set and the arrays that are there."""
+
+    def of(self, number: int, present: tuple[str, ...], tables: TableSet) -> pa.Schema:
+        """That of one."""
+        found = self.get((number, present))
+        if found is None:
+            fields = [*((name, _ARRAYS[name]) for name in present), *tables.tables[0].arrow_schema]
+            found = self[number, present] = pa.schema(fields)
+        return found
 
 
 def _parts(head: bytes, messages: Sequence[pa.Buffer]) -> list[bytes | pa.Buffer]:
