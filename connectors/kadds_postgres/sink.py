@@ -167,13 +167,18 @@ class PostgresSession:
         self._sink.leave(self._connection)
 
     def _deliver(self, deliveries: Sequence[Delivery], cursors: Mapping[str, str]) -> None:
-        for delivery in deliveries:
-            prepared = self._layouts.get(delivery.target.name)
-            if prepared is None or prepared[0] != delivery.target:
+        prepared: list[tuple[Delivery, Layout, Progress]] = []
+        progresses: dict[str, Progress] = {}
+        for delivery in deliveries:  # two versions of a table have a layout each, and one progress
+            name = delivery.target.name
+            if name not in self._layouts or self._layouts[name][0] != delivery.target:
                 self.prepare(delivery.target)
+            target, layout, progress = self._layouts[name]
+            progress = progresses.setdefault(name, progress)
+            self._layouts[name] = (target, layout, progress)
+            prepared.append((delivery, layout, progress))
         with self._transaction() as transaction:
-            for delivery in deliveries:
-                _, layout, progress = self._layouts[delivery.target.name]
+            for delivery, layout, progress in prepared:
                 transaction.at(f"{self._settings.url}: {delivery.target.name}")
                 for step in delivery.steps:
                     apply(transaction, layout, step, progress)
