@@ -66,15 +66,17 @@ class Cells:
     def texts(self, data: bytes) -> list[pa.Array]:
         """The texts (string, not validated) of each column, null where there is none.
 
-        Every second element of an array over the whole buffer is a cell; Arrow copies those out in one call.
+        In an array over the whole buffer every second element is a cell, those between are gaps. Cells may lie in any
+        order (a gap then has a length below 0), since gaps are never taken; Arrow copies the cells out in one call.
         """
         columns, rows = self.starts.shape
         count = columns * rows
-        offsets = np.empty((columns, rows, 2), np.int32)
-        offsets[:, :, 0] = self.starts
-        np.add(self.starts, self.lengths, out=offsets[:, :, 1], casting="unsafe")
-        whole = pa.Array.from_buffers(pa.string(), 2 * count - 1, [None, pa.py_buffer(offsets), pa.py_buffer(data)], 0)
-        places = pa.py_buffer(np.arange(0, 2 * count, 2, dtype=np.int64))
+        offsets = np.empty(2 * count + 2, np.int32)
+        offsets[0], offsets[-1] = 0, len(data)
+        offsets[1:-1:2] = self.starts.ravel()
+        np.add(self.starts.ravel(), self.lengths.ravel(), out=offsets[2::2][:count], casting="unsafe")
+        whole = pa.Array.from_buffers(pa.string(), 2 * count + 1, [None, pa.py_buffer(offsets), pa.py_buffer(data)], 0)
+        places = pa.py_buffer(np.arange(1, 2 * count, 2, dtype=np.int64))
         present = self.kinds.ravel() == _TEXT
         validity = None if present.all() else _bitmap(present)
         taken = whole.take(pa.Array.from_buffers(pa.int64(), count, [validity, places]))
