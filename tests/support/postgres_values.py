@@ -133,6 +133,7 @@ BASE = (
     Kind("boolean", ("true", "false")),
     Kind("box", ("(1,2),(3,4)", "(0,0),(0,0)", "(Infinity,1),(-Infinity,-0)", "(0.1,1e300),(5e-324,2)"), delimiter=";"),
     Kind("bytea", ("\\x00", "\\x", _EVERY_BYTE, "\\x5c", "\\x2e0a5c2e0a", "\\x" + noise(20_000))),
+    Kind("bpchar", ("abc", "", " ", "ends with spaces   ")),
     Kind("character(10)", ("abc", "", "0123456789", "it's", "  x", 'äß漢🙂\u0301 \\"\n')),
     Kind("character varying(20)", ("abc", "", "   ", "it's \\\"\n\t", "äß漢🙂\u0301")),
     Kind("character varying", _TEXTS),
