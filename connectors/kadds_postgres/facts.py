@@ -15,6 +15,8 @@ from kadds_postgres.wire import Block, Integers
 
 #: PostgreSQL counts from 2000-01-01.
 EPOCH_MICROSECONDS = 946_684_800_000_000
+_TIME = pa.timestamp("us", "UTC")
+_FEW = 16  # texts of so few transactions are made one by one
 _DIGITS = np.frombuffer(b"0123456789ABCDEF", np.uint8)
 
 
@@ -59,35 +61,51 @@ class Committed(NamedTuple):
 
 def facts_of_few(commits: Sequence[Committed], generation: bytes) -> pa.RecordBatch:
     """The facts of these transactions; `generation` is put before the sequences."""
-    keys = [lsn_key(commit.end_lsn) for commit in commits]
-    columns: list[list[Any]] = [
-        [generation + key for key in keys],
-        [commit.rows for commit in commits],
-        keys,
-        [lsn_text(commit.end_lsn) for commit in commits],
-        [str(commit.xid) for commit in commits],
-        [commit.committed_at for commit in commits],
-    ]
-    arrays = [pa.array(column, kind) for column, kind in zip(columns, TRANSACTIONS.types, strict=False)]
-    return pa.RecordBatch.from_arrays([*arrays, pa.nulls(len(commits), pa.string())], schema=TRANSACTIONS)
+    ends, rows, numbers, times = zip(*commits, strict=True)
+    return _facts(
+        np.array(ends, np.uint64), np.array(rows), np.array(numbers, np.uint32), np.array(times), [], generation
+    )
 
 
 def transaction_facts(
     block: Block, begins: Integers, commits: Integers, rows: Integers, origins: list[str | None], generation: bytes
 ) -> pa.RecordBatch:
-    """The facts of the transactions from `begins` to `commits`, one each; `generation` is put before the sequences."""
-    ends = end_lsns(block, commits)
+    """The facts of the transactions from `begins` to `commits`, one each; `generation` is put before the sequences.
+
+    `origins` is empty where none has one.
+    """
+    return _facts(
+        end_lsns(block, commits), rows, xids(block, begins), committed_at(block, commits), origins, generation
+    )
+
+
+def _facts(
+    ends: npt.NDArray[np.uint64],
+    rows: Integers,
+    numbers: npt.NDArray[np.uint32],
+    times: Integers,
+    origins: list[str | None],
+    generation: bytes,
+) -> pa.RecordBatch:
+    count = len(ends)
     keys = ends.astype(">u8").view(np.uint8).reshape(-1, 8)
-    prefix = np.broadcast_to(np.frombuffer(generation, np.uint8), (len(ends), len(generation)))
+    sequences = np.empty((count, len(generation) + 8), np.uint8)
+    sequences[:, : len(generation)] = np.frombuffer(generation, np.uint8)
+    sequences[:, len(generation) :] = keys
+    if count < _FEW:
+        tokens = pa.array([lsn_text(end) for end in ends.tolist()], pa.string())
+        xid_texts = pa.array([str(number) for number in numbers.tolist()], pa.string())
+    else:
+        tokens, xid_texts = _lsn_texts(ends), pa.array(numbers).cast(pa.string())
     return pa.RecordBatch.from_arrays(
         [
-            _fixed_width(np.concatenate([prefix, keys], 1)),
+            _fixed_width(sequences),
             pa.array(rows.astype(np.uint32)),
             _fixed_width(keys),
-            pa.array([lsn_text(end) for end in ends.tolist()], pa.string()) if len(ends) < 16 else _lsn_texts(ends),
-            pa.array(xids(block, begins)).cast(pa.string()),
-            pa.array(committed_at(block, commits)).view(pa.timestamp("us", "UTC")),
-            pa.array(origins, pa.string()) if any(origins) else pa.nulls(len(ends), pa.string()),
+            tokens,
+            xid_texts,
+            pa.array(times).view(_TIME),
+            pa.array(origins, pa.string()) if origins else pa.nulls(count, pa.string()),
         ],
         schema=TRANSACTIONS,
     )

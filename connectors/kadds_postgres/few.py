@@ -23,7 +23,7 @@ from kadds_postgres.facts import EPOCH_MICROSECONDS, Committed
 from kadds_postgres.versions import NOT_CAPTURED, Versions
 from kadds_postgres.wire import HEADER_BYTES
 
-_MESSAGES_MAX = 32
+_MESSAGES_MAX = 64
 _BYTES_MAX = 1 << 20
 
 _BEGIN, _COMMIT, _INSERT, _UPDATE, _DELETE = b"BCIUD"
@@ -156,8 +156,8 @@ def _batch(rows: list[_Row], versions: Versions) -> ChangeBatch:
     )
     return ChangeBatch(
         tables,
-        pa.array([row.ordinal for row in rows], pa.uint32()),
-        pa.array([row.op for row in rows], pa.uint8()),
+        pa.array(np.array([row.ordinal for row in rows], np.uint32)),
+        pa.array(np.array([row.op for row in rows], np.uint8)),
         pa.RecordBatch.from_arrays(values, schema=tables.tables[0].arrow_schema),
         table_numbers,
         pa.array([row.before for row in rows]) if any(row.before for row in rows) else None,

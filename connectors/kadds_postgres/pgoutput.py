@@ -213,6 +213,9 @@ class Decoder:
 
 def _parts(messages: Sequence[bytes | memoryview]) -> Iterator[Sequence[bytes | memoryview]]:
     """The messages, cut into parts that are no larger than a block may be."""
+    if sum(map(len, messages)) <= _BLOCK_BYTES_MAX:
+        yield messages
+        return
     first = size = 0
     for number, length in enumerate(map(len, messages)):
         if size and size + length > _BLOCK_BYTES_MAX:
