@@ -6,9 +6,10 @@ which the sink knows it), or one made within the batch (`origin` none).
 
 Applied in order, a key means one row, and that is the rule. The exception is a transaction in which two rows carry one
 key for a while (deferred or statement-level constraints: `SET id = id + 1`, a swap without a third key). There a later
-change of that key may mean the row that was there first. It is taken to, inside one transaction only, where the
-images say so: the before image differs from the row that moved in; or, with key-only before images, the row moves to
-where the newcomer came from (a swap), or its cells differ from the newcomer's.
+change of that key may mean the row that was there first. It is taken to, inside one transaction only, where its before
+image gives cells beside the key and these differ from those of the row that moved in. A before image of the key alone
+means the row that moved in: only a key whose uniqueness is checked row by row is logged so (PostgreSQL takes no
+deferrable index as replica identity), and such a key never has two rows.
 """
 
 from __future__ import annotations
@@ -32,7 +33,6 @@ class Owner:
     origin: int = NONE
     images: list[int] = field(default_factory=list)
     arrived_in: int = NONE  # the transaction in which it took its present key from another
-    came_from: int = NONE
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,9 +86,9 @@ class _Walk:
             paired = op == ord("u") and row > 0 and ops[row - 1] == op and bool(before[row - 1])
             if row in changed:
                 old = int(codes[row - 1])
-                owner = self._pick(old, row, row - 1, moving=True)
+                owner = self._pick(old, row, row - 1)
                 self._owners_of[old].remove(owner)
-                owner.arrived_in, owner.came_from = int(transactions[row]), old
+                owner.arrived_in = int(transactions[row])
                 self._owners_of.setdefault(code, []).append(owner)
             elif op == ord("d"):
                 owner = self._pick(code, row, row)
@@ -116,7 +116,7 @@ class _Walk:
         self._known.add(code)
         return self._new(code, NONE if met else code)
 
-    def _pick(self, code: int, row: int, before_row: int | None, *, moving: bool = False) -> Owner:
+    def _pick(self, code: int, row: int, before_row: int | None) -> Owner:
         there = self._owners_of.get(code)
         if not there:
             return self._first_owner(code)
@@ -125,21 +125,13 @@ class _Walk:
             return (same or there)[0]
         newcomer = there[0]
         contested = newcomer.arrived_in == int(self._rows.transactions[row]) and code not in self._known
-        if contested and self._means_another(newcomer, row, before_row, moving):
+        if contested and before_row is not None and self._same(newcomer, before_row) is False:
             self._known.add(code)
             first = self._new(code, code)
             there.remove(first)
             there.insert(0, first)
             return first
         return newcomer
-
-    def _means_another(self, newcomer: Owner, row: int, before_row: int | None, moving: bool) -> bool:
-        said = None if before_row is None else self._same(newcomer, before_row)
-        if said is not None:
-            return not said
-        if not moving:
-            return False
-        return int(self._codes[row]) == newcomer.came_from or self._same(newcomer, row) is False
 
     def _same(self, owner: Owner, row: int) -> bool | None:
         """Whether the cells that `row` gives, the key's aside, are the owner's; None where there is none to compare."""
