@@ -302,6 +302,15 @@ class StreamSource(Source, Protocol):
         ...
 
 
+@runtime_checkable
+class RemovableSource(Source, Protocol):
+    """A source that has things made for it on the server: a replication slot, a publication."""
+
+    def remove(self, *, drop_slot: bool) -> Sequence[str]:
+        """Take them back if `drop_slot`; sentences of what was done, and of what stays and how it is taken away."""
+        ...
+
+
 @dataclass(frozen=True)
 class SourceSide:
     """The source half of a connector."""

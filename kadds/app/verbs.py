@@ -6,19 +6,20 @@ command that finds nobody running opens the log for reading only where that is e
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from inspect import signature
 from pathlib import Path
 from typing import Any
 
-from kadds.api.connector import Finding
-from kadds.api.errors import ConfigurationError, KaddsError
+from kadds import plugins
+from kadds.api.connector import Finding, RemovableSource
+from kadds.api.errors import ConfigurationError, KaddsError, RefusedError
 from kadds.app import reading, status
 from kadds.app.app import App
 from kadds.app.schedules import job_name
-from kadds.config import ConfigurationProblems
+from kadds.config import ConfigurationProblems, read_source_again
 from kadds.config import names as naming
 from kadds.engine.following import SCHEMAS_KIND, clear_marks, decide, followed_by, state_key
 from kadds.engine.schema_change import Reaction
@@ -227,7 +228,8 @@ def _keep_pause(app: App, kind: str, name: str, change: Callable[[set[str]], set
     app.log.state.put(tenant, PAUSED_KIND, key, sorted(paused) or None)
 
 
-def _source_remove(app: App, *, name: str) -> Mapping[str, Any]:
+def _source_remove(app: App, *, name: str, drop_slot: bool = False) -> Mapping[str, Any]:
+    """Forget a source; with `drop_slot` what was made for it on its server goes first, or nothing is forgotten."""
     full = status.named("source", name, status.sources(app))["name"]
     contracts = app.remembered.contracts()
     if users := [other for other, one in contracts["subscriptions"].items() if one.get("source") == full]:
@@ -236,8 +238,28 @@ def _source_remove(app: App, *, name: str) -> Mapping[str, Any]:
             hint="take those subscriptions out of the file and remove them with `kadds subscription remove`",
         )
     _refuse_configured(app, "sources", full)
+    said = _taken_back(app, full, contracts["sources"].get(full, {}), drop_slot=drop_slot)
     _forget(app, "source", full)
-    return {"removed": full}
+    return {"removed": full, "said": list(said)}
+
+
+def _taken_back(app: App, name: str, contract: Mapping[str, Any], *, drop_slot: bool) -> Sequence[str]:
+    """What the source says of what was made for it on its server; an error only where that was to be taken back."""
+    try:
+        settings = read_source_again(name, contract, app.environment)
+        with closing(plugins.open_source(str(contract.get("connector")), settings, lambda _: None)) as source:
+            if isinstance(source, RemovableSource):
+                return source.remove(drop_slot=drop_slot)
+            return ()
+    except KaddsError as error:
+        if not drop_slot:
+            return (f"what was made for it on its server, if anything, stays there ({error.message})",)
+        raise RefusedError(
+            f"nothing was removed, for what was made on the server could not be taken back: {error.message}",
+            where=error.where or f"source {naming.short(name)}",
+            hint="mend that and try again; or leave --drop-slot away and take back by hand what "
+            "docs/CONFIGURATION.md says that the connector makes on a server",
+        ) from error
 
 
 def _subscription_remove(app: App, *, name: str) -> Mapping[str, Any]:

@@ -78,7 +78,11 @@ def resume(place: Place, name: str, table: str | None) -> None:
 
 @source.command()
 @click.argument("name")
+@click.option("--drop-slot", is_flag=True, help="Take back what was made for it on its server, too.")
 @with_place
-def remove(place: Place, name: str) -> None:
+def remove(place: Place, name: str, drop_slot: bool) -> None:
     """Forget source NAME, which is no longer in the file; its changes stay in the log."""
-    click.echo(f"removed source {short(ask(place, 'source.remove', {'name': name})['removed'])}")
+    found = ask(place, "source.remove", {"name": name, "drop_slot": drop_slot})
+    for sentence in found["said"]:
+        click.echo(sentence)
+    click.echo(f"removed source {short(found['removed'])}")

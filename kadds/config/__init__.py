@@ -21,7 +21,7 @@ from kadds.config.model import (
 )
 from kadds.config.patterns import Explained, TablePatterns
 from kadds.config.problems import ConfigurationProblems, Place, Problem
-from kadds.config.register import Registration, read_registration
+from kadds.config.register import Registration, read_registration, read_source_again
 from kadds.config.where import where_columns
 
 __all__ = [
@@ -48,5 +48,6 @@ __all__ = [
     "json_schema",
     "load",
     "read_registration",
+    "read_source_again",
     "where_columns",
 ]

@@ -11,6 +11,7 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from pathlib import Path
 from typing import Any
 
 from kadds.api.connector import Mode
@@ -63,12 +64,21 @@ def describe_contracts(
             one = {key: value for key, value in plain.items() if key in own and key != "tables"}
             one["settings"] = {key: value for key, value in plain.items() if key not in own}
             described[section][names.full(name)] = one
+    written = printing.whole(root, installed, shown=printing.referred).get("sources", {})
     for name, source in configuration.sources.items():
         described["sources"][name]["tables"] = source.tables.described()
+        settings = {key: written[names.short(name)][key] for key in described["sources"][name]["settings"]}
+        described["sources"][name]["written"] = {"settings": settings, "folder": str(_folder_of(root, name))}
     for name, subscription in configuration.subscriptions.items():
         described["subscriptions"][name] = _subscription(subscription, configuration)
     plain = json.loads(json.dumps(described, default=str))
     return dict(plain)
+
+
+def _folder_of(root: Node, source: str) -> Path:
+    """Where the file is in which a source stands: what its paths and references are relative to."""
+    entries: Mapping[str | int, Node] = root.value["sources"].children
+    return next(node.place.file.parent for name, node in entries.items() if names.full(str(name)) == source)
 
 
 def _subscription(subscription: SubscriptionEntry, configuration: Configuration) -> dict[str, Any]:
@@ -129,7 +139,7 @@ _REFUSED_FIELDS = {
 
 
 def _entry_differences(section: str, name: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[Difference]:
-    for field in sorted({*old, *new} - {"tables", "settings"}):
+    for field in sorted({*old, *new} - {"tables", "settings", "written"}):
         before, after = old.get(field), new.get(field)
         if before == after:
             continue

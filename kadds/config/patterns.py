@@ -220,7 +220,4 @@ def _put_together(wider: Any, narrower: Any) -> Any:
 
 def sample(pattern: str) -> str:
     """A table's name that `pattern` matches and that no other pattern is likely to name."""
-    text = pattern
-    for wild in _WILD.findall(pattern):
-        text = text.replace(wild, {"*": "\0" * 7, "?": "\0"}.get(wild, wild[1:2]), 1)
-    return text
+    return _WILD.sub(lambda wild: {"*": "\0" * 7, "?": "\0"}.get(wild[0], wild[0][1:2]), pattern)

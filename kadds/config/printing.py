@@ -6,6 +6,7 @@ that a changed variable is seen; a secret is masked there too, and what came fro
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from io import StringIO
 from typing import Any, get_args, get_origin
@@ -37,6 +38,30 @@ def printed(node: Node, annotation: Any = None) -> Any:
 def kept(node: Node, annotation: Any = None) -> Any:
     """The node as JSON for the log."""
     return _walk(node, annotation, lambda leaf: leaf.written() if leaf.secret else leaf.value)
+
+
+def referred(node: Node, annotation: Any = None) -> Any:
+    """The node as JSON that can be read again: as it stands in the file, a secret in plain text masked."""
+    if isinstance(node.value, dict):
+        same = annotation is not None and holds_secret(annotation)
+        return {
+            name: referred(child, annotation if same else _below(annotation, name))
+            for name, child in node.value.items()
+        }
+    if isinstance(node.value, list):
+        return [referred(child, annotation) for child in node.value]
+    if annotation is None or not holds_secret(annotation) or not isinstance(node.value, str):
+        return node.written()
+    text, tokens = _tokenised(node)
+    try:
+        url = _holds_url(annotation) and text not in tokens
+        secrets = SecretUrl(text).secrets() if url else [text]
+    except ValueError:
+        return MASK
+    if any(not re.fullmatch("|".join(tokens) or "(?!)", secret) for secret in secrets):
+        return MASK  # a part of it at least stands in the file
+    shown = (p.written(mask=MASK) if isinstance(p, Reference) else p.text.replace("$", "$$") for p in node.parts)
+    return "".join(shown) if node.parts else node.written()
 
 
 def _walk(node: Node, annotation: Any, shown: Callable[[Node], Any]) -> Any:
@@ -117,7 +142,7 @@ def _tokenised(node: Node) -> tuple[str, dict[str, Reference]]:
 def whole(
     root: Node, installed: Mapping[str, Installed], *, shown: Callable[[Node, Any], Any] = printed
 ) -> dict[str, Any]:
-    """The whole configuration as plain data in the order of the file, names short; `shown` is `printed` or `kept`."""
+    """The whole configuration as plain data in the order of the file, names short; `shown` is as `printed`."""
     plain: dict[str, Any] = {}
     for section, node in root.value.items():
         if section == "memory_limit":

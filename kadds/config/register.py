@@ -1,13 +1,18 @@
-"""Sinks that are registered by command instead of by file: the same checks, kept with their references unresolved."""
+"""What the log keeps with its references unresolved, and how it is read again by the same checks as a file: sinks that
+are registered by command, and sources that stand in the file no more.
+"""
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from kadds.api.errors import ConfigurationError
+from kadds.api.settings import MASK, Settings
 from kadds.config import names, printing
 from kadds.config.checking import Checker, with_absolute_paths
 from kadds.config.document import Node, from_plain
@@ -15,6 +20,7 @@ from kadds.config.model import SinkEntry
 from kadds.config.problems import Place, Problems
 from kadds.config.sides import Sides
 from kadds.plugins import Installed, connectors
+from kadds.plugins import installed as named_connector
 
 
 @dataclass(frozen=True)
@@ -56,6 +62,35 @@ def read_registration(
         raise AssertionError("a sink with a fault that nobody named")
     shown = printing.whole(root, available)["sinks"][names.short(names.full(name))]
     return Registration(names.full(name), entry, dict(given), shown)
+
+
+def read_source_again(
+    name: str,
+    contract: Mapping[str, Any],
+    environment: Mapping[str, str] = os.environ,
+    *,
+    installed: Mapping[str, Installed] | None = None,
+) -> Settings:
+    """The settings of a source of which only the log knows: `contract` is what it remembers.
+
+    Raises ConfigurationError where a reference has no value here, or where the file had a secret in plain text, which
+    the log does not keep.
+    """
+    found = named_connector(str(contract.get("connector")), installed)
+    written = contract.get("written")
+    if written is None or found.connector.source is None or MASK in json.dumps(written):
+        raise ConfigurationError(
+            "the log does not keep all that it takes to reach this source",
+            where=f"source {names.short(name)}",
+            hint="secrets are kept as the references that they are in the file; one in plain text is not",
+        )
+    folder, problems = Path(written["folder"]), Problems()
+    place = Place(folder / f"source {names.short(name)}")
+    node = from_plain(written["settings"], place, environment, problems, folder=folder)
+    settings = Checker(problems).check(found.connector.source.settings, node, label=f"sources.{names.short(name)}")
+    problems.raise_any()
+    assert settings is not None  # noqa: S101 - a fault would have been named
+    return settings
 
 
 def _with_absolute_paths(

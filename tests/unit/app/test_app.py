@@ -107,7 +107,7 @@ def test_what_is_no_longer_in_the_file_is_warned_of_at_every_start_until_it_is_r
         alone(shop, "source.remove", name="shop")
     assert alone(shop, "subscription.remove", name="shop-to-warehouse") == {"removed": "default/shop-to-warehouse"}
     with running(shop) as app:
-        assert answer(app, "source.remove", {"name": "shop"}) == {"removed": "default/shop"}
+        assert answer(app, "source.remove", {"name": "shop"}) == {"removed": "default/shop", "said": []}
         assert answer(app, "status", {})["warnings"] == []
     assert alone(shop, "log.streams"), "what was captured stays"
 
