@@ -27,13 +27,24 @@ def _processes() -> dict[int, _Process]:
     return found
 
 
-def cpu_seconds(*roots: int) -> float:
-    """User and system time of these processes and all that they started, ended ones included."""
+def _tree(roots: set[int]) -> dict[int, _Process]:
+    """These processes and all that they started."""
     processes = _processes()
     wanted = set(roots)
     while more := {pid for pid, one in processes.items() if one.parent in wanted} - wanted:
         wanted |= more
-    return sum(processes[pid].ticks for pid in wanted if pid in processes) / _TICKS
+    return {pid: processes[pid] for pid in wanted if pid in processes}
+
+
+def cpu_seconds(*roots: int) -> float:
+    """User and system time of these processes and all that they started, ended ones included.
+
+    One that ends while it is looked at may be missed or be counted twice, so it is looked at until none has.
+    """
+    before, found = _tree(set(roots)), _tree(set(roots))
+    while before.keys() != found.keys():
+        before, found = found, _tree(set(roots))
+    return sum(one.ticks for one in found.values()) / _TICKS
 
 
 class Stopwatch:
