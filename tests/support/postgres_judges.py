@@ -188,7 +188,7 @@ def postgres_history(url: str, table: str) -> list[Row]:
         names = columns_of(connection, table)
         texts = sql.SQL(", ").join(sql.SQL("{}::text").format(sql.Identifier(name)) for name in names)
         found = connection.execute(
-            sql.SQL("SELECT {} FROM {} ORDER BY _kadds_offset").format(texts, name_of(table))
+            sql.SQL("SELECT {} FROM {} AS t ORDER BY t._kadds_offset").format(texts, name_of(table))
         ).fetchall()
     return [dict(zip(names, row, strict=True)) for row in found]
 
