@@ -20,6 +20,7 @@ import json
 import os
 import shutil
 import statistics
+import sys
 import tempfile
 import threading
 import time
@@ -35,6 +36,7 @@ from kadds import plugins
 from kadds.api.connector import Producer, StreamSource
 from kadds.api.position import Position
 from kadds.app.isolation import open_isolated
+from kadds.cli.run import SWITCH_INTERVAL_SECONDS
 from kadds.engine.intake import Progress, WatchedProducer
 from kadds.log.log import Log
 from tests.support.servers import PostgresServer
@@ -146,6 +148,7 @@ def main() -> None:
     parser.add_argument("--rows-per-transaction", type=int, default=1000)
     parser.add_argument("--rounds", type=int, default=3, help="at most 4: each capture has a slot")
     arguments = parser.parse_args()
+    sys.setswitchinterval(SWITCH_INTERVAL_SECONDS)  # as `kadds run` does
     shape = Shape(arguments.rows, arguments.rows_per_transaction, 1)
     folder = Path(tempfile.mkdtemp(prefix="kadds-bench-"))
     try:

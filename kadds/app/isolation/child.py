@@ -13,6 +13,7 @@ import logging
 import os
 import signal
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
@@ -108,7 +109,8 @@ class _Child:
         finally:
             self._calls.discard(threading.current_thread())
 
-    def _open(self, connector: str, settings: str) -> dict[str, Any]:
+    def _open(self, connector: str, settings: str, switch_seconds: float) -> dict[str, Any]:
+        sys.setswitchinterval(switch_seconds)  # as in the engine's process
         side = plugins.installed(connector).connector.source
         assert side is not None  # noqa: S101 - the engine's process has looked
         self._table_settings = side.table_settings or Settings

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import sys
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
@@ -72,7 +73,9 @@ class IsolatedSource:
         process = self._process = Process(self._connector, self._settings, self._asked)
         if self._closed:  # meanwhile
             process.kill()
-        opened = process.wire.call("open", connector=self._connector, settings=packed).result()
+        opened = process.wire.call(
+            "open", connector=self._connector, settings=packed, switch_seconds=sys.getswitchinterval()
+        ).result()
         if opened["removes"]:
             self.remove = self._remove
 
