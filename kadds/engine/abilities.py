@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
+import pyarrow.compute as pc
+
 from kadds.api.change import Op
 from kadds.api.connector import (
     Append,
@@ -80,6 +82,9 @@ def _events(steps: Iterable[Step]) -> Iterator[Event]:
                     yield Event.NOT_GIVEN
                 if as_text is not None:
                     yield Event.AS_TEXT
-            case Append(as_text=as_text):
+            case Append(rows=rows, as_text=as_text):
+                changed = pc.filter(rows.column("_kadds_not_given"), pc.not_equal(rows.column("_kadds_op"), "t"))
+                if changed.null_count < len(changed):  # a truncate is a row of its own kind
+                    yield Event.NOT_GIVEN
                 if as_text is not None:
                     yield Event.AS_TEXT
