@@ -204,3 +204,32 @@ def test_following_the_log_of_nobody_is_refused(shop: Shop) -> None:
         alone(shop, "log.tail")
     with pytest.raises(RefusedError, match="nothing runs"):
         alone(shop, "jobs.run", name="source:shop")
+
+
+def test_a_held_change_of_columns_is_shown_and_decided_where_nothing_runs(shop: Shop) -> None:
+    shop.add_orders(1, 2)
+    assert catch_up(shop) == 0
+    shop.execute("ALTER TABLE orders RENAME COLUMN customer TO client")
+    shop.add_orders(2, 3)
+    assert catch_up(shop) == 1
+    assert [row[0] for row in shop.delivered()] == [1]
+    [shown] = alone(shop, "subscription.show", name="shop-to-warehouse")["schema_changes"]
+    assert shown["held"] == ["column customer was dropped (a rename?)", "column client was added (a rename?)"]
+    with pytest.raises(ConfigurationError, match="has no table nothing"):
+        alone(shop, "subscription.schema", name="shop-to-warehouse", table="nothing", decision="apply")
+    said = shop.kadds("subscription", "schema", "shop-to-warehouse", "orders", "ignore")
+    assert (said.returncode, said.stdout) == (0, "subscription shop-to-warehouse orders: ignore\n")
+    assert "decided: ignore" in shop.kadds("status").stdout
+    assert catch_up(shop) == 0
+    assert shop.delivered() == [(1, "somebody 1", Decimal("1.50")), (2, None, Decimal("2.50"))]
+    assert alone(shop, "subscription.show", name="shop-to-warehouse")["schema_changes"] == []
+
+
+def test_a_setting_of_a_table_goes_before_the_subscriptions_and_is_no_other_contract(shop: Shop) -> None:
+    assert catch_up(shop) == 0
+    tables = {"*": {}, "orders": {"on_schema_change": {"rename": "ignore"}}}
+    shop.configure(subscriptions=shop.subscription(on_schema_change={"rename": "hold"}, tables=tables))
+    shop.execute("ALTER TABLE orders RENAME COLUMN customer TO client")
+    shop.add_orders(2, 3)
+    assert catch_up(shop) == 0
+    assert shop.delivered() == [(2, None, Decimal("2.50"))]
