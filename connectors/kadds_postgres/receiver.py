@@ -20,6 +20,7 @@ from dataclasses import dataclass
 import psycopg
 
 from kadds_postgres.channel import Channel
+from kadds_postgres.wire import HEADER_BYTES
 
 QUEUE_BYTES = 32 << 20
 _HAND_OVER_BYTES = 1 << 20
@@ -27,7 +28,11 @@ _TAKE_BYTES = 16 << 20
 _STATUS_SECONDS_MAX = 10.0
 _LOOK_SECONDS = 1.0  # how often it is looked at what is on disk: the server writes its slot to disk for what it is told
 _ASK_SECONDS = 0.02
+_GATHER_SECONDS = 0.005  # how long a busy stream gathers, since decoding costs nearly the same for few as for many
+_GATHER_BYTES = 256 << 10
+_BUSY_MESSAGES = 32
 _DATA = ord("w")
+_COMMIT = ord("C")
 _UNIX_TO_POSTGRES_SECONDS = 946_684_800  # PostgreSQL counts from 2000
 
 
@@ -48,6 +53,7 @@ class Receiver:
         self._changed = threading.Condition()
         self._queue: deque[tuple[list[memoryview], int, int]] = deque()  # messages, bytes, idle LSN
         self._bytes = 0
+        self._busy = False  # whether the last that was taken was more than a handful
         self._error: Exception | None = None
         self._stopping = False
         self._acknowledged = self._told = acknowledged
@@ -71,13 +77,17 @@ class Receiver:
             if not self._queue:
                 if self._error is not None:
                     raise self._error
+                self._busy = False
                 return Received([])
+            if self._busy:
+                self._changed.wait_for(lambda: self._bytes >= _GATHER_BYTES or self._error, _GATHER_SECONDS)
             messages, size, idle = self._queue.popleft()
             while self._queue and size < _TAKE_BYTES:
                 more, bytes_more, idle = self._queue.popleft()
                 messages += more
                 size += bytes_more
             self._bytes -= size
+            self._busy = len(messages) > _BUSY_MESSAGES
             self._changed.notify_all()
         return Received(messages, idle)
 
@@ -123,6 +133,7 @@ class Receiver:
         take = connection.get_copy_data
         messages: list[memoryview] = []
         size = idle = 0
+        whole = False  # whether a transaction ends among the messages: before that there is nothing to append
         while not self._stopping:
             count, data = take(1)
             if count > 0:
@@ -132,11 +143,12 @@ class Receiver:
                 messages.append(data)
                 size += count
                 idle = 0
+                whole = whole or data[HEADER_BYTES] == _COMMIT
                 if size < _HAND_OVER_BYTES:
                     continue
-            if messages or idle:
+            if whole or idle or size >= _HAND_OVER_BYTES:
                 self._hand_over(messages, size, idle)
-                messages, size, idle = [], 0, 0
+                messages, size, idle, whole = [], 0, 0, False
             if count < 0:
                 raise _ended(self._channel)
             if count == 0:
