@@ -52,7 +52,9 @@ fidelity: .venv/installed-dev ## every type of PostgreSQL with its edge values i
 	@servers="$$(tests/support/install_servers.sh)" && eval "$$servers" && $(BIN)/python -m tests.fidelity
 
 soak: .venv/installed-dev ## kill -9 under load, ROUNDS times
-	KADDS_SOAK_ROUNDS=$(ROUNDS) $(BIN)/python -m pytest -o faulthandler_timeout=0 -s tests/acceptance/test_kill.py
+	@servers="$$(tests/support/install_servers.sh)" && eval "$$servers" && KADDS_SOAK_ROUNDS=$(ROUNDS) \
+		$(BIN)/python -m pytest -o faulthandler_timeout=0 -s \
+		tests/acceptance/test_kill.py tests/acceptance/test_postgres_kill.py
 
 bench: .venv/installed-dev ## the benchmarks: one JSON object a line, beside a peer
 	@for file in benchmarks/*.py; do $(BIN)/python "$$file" || exit 1; done
