@@ -24,7 +24,7 @@ from kadds.api.connector import (
     Target,
     missing_abilities,
 )
-from kadds.api.errors import ConfigurationError, KaddsError, RetryableError
+from kadds.api.errors import ConfigurationError, KaddsError, RetryableError, SchemaMismatchError
 from kadds_postgres.claim import LOCK, Claim, StateTables
 from kadds_postgres.connection import Connection, connect
 from kadds_postgres.errors import translated
@@ -126,6 +126,7 @@ class PostgresSession:
         self._connection = connection
         self._claim = claim
         self._layouts: dict[str, tuple[Target, Layout, Progress]] = {}
+        self._oids: dict[str, int] = {}  # of the tables that this session has found or made
 
     @property
     def cursors(self) -> Mapping[str, str]:
@@ -140,11 +141,17 @@ class PostgresSession:
             transaction.send(LOCK)
             transaction.settle()
             layout = prepare(self._connection, target, self._settings.default_schema, self._settings.state_schema)
+            if self._oids.get(target.name, layout.existing.oid) != layout.existing.oid:
+                raise SchemaMismatchError(
+                    f"table {layout.name} was dropped or made anew, and with it the rows that were delivered",
+                    hint="`kadds resync` loads the table again",
+                )
             progress = Progress()
             if target.mode is not Mode.APPEND:
                 rows = transaction.fetch(f"SELECT NOT EXISTS (SELECT 1 FROM {layout.name.sql})")
                 progress.only_new = rows == [(True,)]
             transaction.commit()
+        self._oids[target.name] = layout.existing.oid
         self._layouts[target.name] = (target, layout, progress)
 
     def plan(self, target: Target, plan: Plan) -> Mapping[str, str]:

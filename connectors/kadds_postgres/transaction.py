@@ -151,8 +151,10 @@ class Transaction:
         """Find the column whose values the server refuses, by reading them once more one column at a time."""
         for column in staged.columns:
             stored = column.stored
-            if stored is None or stored.name in error.message:
+            if stored is None:
                 continue
+            if stored.sql in error.message:
+                return
             only = Staged()
             only.columns.append(column)
             cursor = psycopg.RawCursor(self._connection)
