@@ -37,6 +37,7 @@ from kadds_postgres.slot import Slot
 from kadds_postgres.snapshot import Snapshot, settle
 
 _NOTHING = StreamState(Phase.NOTHING, 0, "", "", "")
+PIECE_BYTES = 16 << 20  # from here on a transaction goes into the log piece by piece
 _LOOK_SECONDS = 0.05  # a StopSignal cannot wake the wait for a message
 
 
@@ -94,6 +95,11 @@ class Session:
             if self._settings.snapshot is When.ONLY:
                 self._copy_only(sql, server)
                 return
+            if server.standby or server.wal_level != "logical":
+                state = "is a standby" if server.standby else f"has wal_level {server.wal_level}"
+                raise RefusedError(
+                    f"the server {state}", hint="capture from a primary with `wal_level = logical` (needs a restart)"
+                )
             with self._channels.open(
                 self._stopping, replication="database", application_name=self._reader
             ) as replication:
@@ -328,7 +334,9 @@ class _Stream:
         self._state = state = session._state
         self._producer = session._stream
         self._relations = CapturedRelations(session._tables.tables, session.look)
-        self._decoder = Decoder(self._relations, lineage=server.lineage, generation=state.generation)
+        self._decoder = Decoder(
+            self._relations, lineage=server.lineage, generation=state.generation, piece_bytes=PIECE_BYTES
+        )
         self._waiting: deque[tuple[int, Future[Appended]]] = deque()
         self._open: OpenTransaction | None = None
         self._appended = lsn

@@ -10,6 +10,7 @@ import sqlalchemy
 
 from kadds.api.connector import Finding
 from kadds.api.errors import KaddsError
+from kadds.api.position import Position
 from kadds.api.schema import Table
 from kadds.testing.memory_log import MemoryInlet, MemoryLog
 from kadds_postgres.settings import PostgresSourceSettings
@@ -45,11 +46,13 @@ class Capturing:
 
     def reach_head(self) -> None:
         """Wait until all that is committed now is in the log, or the stream has ended."""
-        self.until(self.source_reached(self.source.head().sort_key))
+        self.until(self.reached(self.source.head()))
 
-    def source_reached(self, sort_key: bytes) -> Callable[[], bool]:
+    def reached(self, head: Position) -> Callable[[], bool]:
         """Whether the log has everything up to there."""
-        return lambda: any(t.facts["sort_key"] >= sort_key for t in self._log.transactions(SOURCE, "stream"))
+        return lambda: any(
+            t.lineage == head.lineage and t.position.reaches(head) for t in self._log.transactions(SOURCE, "stream")
+        )
 
     def until(self, predicate: Callable[[], bool]) -> None:
         """Wait for `predicate`, which is asked when the log changes, or for the end of the stream."""
