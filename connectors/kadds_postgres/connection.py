@@ -8,6 +8,7 @@ a role that policies show only some rows is refused, where it would copy only th
 from __future__ import annotations
 
 import ipaddress
+import os
 from typing import Any
 
 import psycopg
@@ -71,8 +72,14 @@ def parameters(settings: ConnectionSettings) -> dict[str, Any]:
 
 
 def _is_local(given: dict[str, Any]) -> bool:
-    """Whether every host is a socket of this machine or a loopback address; names other than localhost are not."""
-    hosts = str(given.get("hostaddr") or given.get("host") or "").split(",")
+    """Whether every host is a socket of this machine or a loopback address; names other than localhost are not.
+
+    libpq takes from the environment, or from its file of services, what the URL leaves out.
+    """
+    if given.get("service") or os.environ.get("PGSERVICE"):
+        return False
+    named = [given.get("hostaddr") or os.environ.get("PGHOSTADDR"), given.get("host") or os.environ.get("PGHOST")]
+    hosts = (named[0] or named[1] or "").split(",")
     return all(not host or host.startswith(("/", "@")) or host == "localhost" or _is_loopback(host) for host in hosts)
 
 
