@@ -203,6 +203,7 @@ class PostgresSession:
             raise RetryableError("the connection of this session is gone", where=str(url), hint="claim it again")
         transaction = Transaction(self._connection, url)
         try:
+            transaction.begin()
             self._sink.state.hold(transaction, self._claim)
             yield transaction
         except BaseException as error:

@@ -15,6 +15,7 @@ import psycopg
 
 from kadds.api.errors import DataError, KaddsError, RefusedError, RetryableError
 from kadds.api.settings import SecretUrl
+from kadds_postgres.binary import COPY_HEAD, COPY_TAIL
 from kadds_postgres.connection import Connection
 from kadds_postgres.errors import as_ours
 from kadds_postgres.staged import Staged
@@ -43,6 +44,9 @@ class Transaction:
         self._pipeline: ExitStack | None = None
         self.where: str | None = None
         self._copied: Staged | None = None
+
+    def begin(self) -> None:
+        """The first statement; what goes wrong with it is `undone` like all that follows."""
         self.send("BEGIN")
 
     def at(self, where: str | None) -> None:
@@ -81,13 +85,17 @@ class Transaction:
         self.settle()
         return found
 
-    def copy(self, statement: str, pieces: Iterable[Staged]) -> int:
+    def copy(self, statement: str, pieces: Iterable[Staged], binary: bool) -> int:
         """COPY rows in; how many the table took."""
         self.settle()
         with self._connection.cursor() as cursor:
-            with cursor.copy(statement.encode()) as copy:
+            with cursor.copy(f"{statement} (FORMAT {'binary' if binary else 'text'})".encode()) as copy:
+                if binary:
+                    copy.write(COPY_HEAD)
                 for self._copied in pieces:
-                    copy.write(self._copied.copy_data)
+                    copy.write(self._copied.copy_data(binary))
+                if binary:
+                    copy.write(COPY_TAIL)
             self._copied = None
             return cursor.rowcount
 
