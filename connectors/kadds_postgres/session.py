@@ -17,7 +17,7 @@ import psycopg
 
 from kadds.api.change import Control, ControlKind, Transactions
 from kadds.api.connector import Appended, Inlet, OpenTransaction, Producer
-from kadds.api.errors import GapError, RefusedError, RetryableError, UnknownInputError
+from kadds.api.errors import GapError, KaddsError, RefusedError, RetryableError, UnknownInputError
 from kadds.api.schema import Table
 from kadds_postgres import publication, slot
 from kadds_postgres.catalog import Catalog, CatalogTable
@@ -301,23 +301,26 @@ class Session:
                 _Stream(self, receiver, server, lsn).run()
             finally:
                 receiver.stop()
-        except (psycopg.Error, OSError, RetryableError, RefusedError) as error:
+        except (psycopg.Error, OSError, KaddsError) as error:
+            cause = error.__cause__ if isinstance(error, KaddsError) else error
+            if not isinstance(cause, (psycopg.Error, OSError)):
+                raise
             self._stream.resume()  # FencedError, where a newer session of this log has taken the slot over
-            raise self._translated(error) from error
+            raise self._translated(cause) from cause
 
-    def _translated(self, error: Exception) -> Exception:
-        """An error of the stream, as a gap where it is one."""
-        cause = error.__cause__ if isinstance(error, (RetryableError, RefusedError)) else error
-        state, text = getattr(cause, "sqlstate", None), str(cause)
+    def _translated(self, error: psycopg.Error | OSError) -> KaddsError:
+        """An error of the connection that streams, as a gap where it is one."""
+        state, text = getattr(error, "sqlstate", None), str(error)
         if state == "42704" and "publication" in text:
             return _no_publication(self._publication)
-        if state in ("55000", "58P01") and ("replication slot" in text or "WAL segment" in text):
+        if state in ("42704", "55000", "58P01") and ("replication slot" in text or "WAL segment" in text):
             return GapError(
-                f"the server has removed write-ahead log that replication slot {self._slot} still needed: {text}",
+                f"replication slot {self._slot} does not have what follows {lsn_text(self._state.lsn)} any more: "
+                f"{text.splitlines()[0]}",
                 where=str(self._settings.url),
                 hint=slot.NEW_SNAPSHOT,
             )
-        return error if not isinstance(error, (psycopg.Error, OSError)) else as_ours(error, self._settings.url)
+        return as_ours(error, self._settings.url)
 
     def look(self, question: Callable[[Catalog], Any]) -> Any:
         """Ask the catalog while the stream runs."""
