@@ -84,6 +84,7 @@ class ExistingColumn:
     name: str
     type: str  # as format_type writes it, with its modifier
     base: str  # the same without, quoted, to cast to
+    own_name: str  # its name where it is the server's own type, otherwise ""
     base_array: str | None  # the array type of it, where a literal of it is written with commas
     required: bool  # a row without a value for it is refused
     identity: str  # "a" (always), "d" (by default) or ""
@@ -185,6 +186,7 @@ def _column(
         name=name,
         type=formatted,
         base=quoted(schema, base),
+        own_name=base if schema == "pg_catalog" else "",
         base_array=None if by_text or array is None else quoted(schema, array),
         required=not_null and not has_default and not identity and not computed,
         identity=identity,

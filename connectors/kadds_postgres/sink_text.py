@@ -1,7 +1,7 @@
 """Values as the text that PostgreSQL reads them from, a column at a time; DataError for one that it cannot have.
 
-Everything goes to the server as text, and the server parses it by the type of the column: so a value given as text
-('infinity', 'NaN') takes the same way as any other. `SESSION` of the connection says how times are read (ISO, UTC).
+This is how columns go that have no binary form (`binary`), and values that were given as text ('infinity', 'NaN'): the
+server parses both by the type of the column. `SESSION` of the connection says how times are read (ISO, UTC).
 """
 
 from __future__ import annotations
@@ -28,19 +28,19 @@ def texts(values: pa.Array, column: str, there: str) -> pa.Array:
     """The text of each value, null where it is null, for a column of type `there` as `format_type` writes it."""
     kind = values.type
     if kind == pa.string():
-        _refuse_nul(values, column)
+        refuse_nul(values, column)
         return values
     if pa.types.is_decimal(kind):
         return decimal_text(values)
     if kind == pa.binary():
         return _hex(values)
-    if kind == pa.date32():
-        return _dates(values, column)
+    refuse_out_of_range(values, column)
     if pa.types.is_time(kind):
-        _refuse_outside(values.view(pa.int64()), column, kind, 0, _DAY_US - 1)
         return values.cast(pa.string())
+    if kind == pa.date32():
+        return _dates(values)
     if pa.types.is_timestamp(kind):
-        written = _timestamps(values, column)
+        written = _timestamps(values)
         in_words = values.type.tz is not None and there != "timestamp with time zone"  # which a reader cannot guess
         return pc.binary_join_element_wise(written, "+00", "") if in_words else written
     if pa.types.is_list(kind):
@@ -57,13 +57,25 @@ def joined(values: pa.Array, separator: str) -> memoryview:
     return memoryview(text.buffers()[2] or b"")
 
 
-def _refuse_nul(values: pa.Array, column: str) -> None:
+def refuse_nul(values: pa.Array, column: str) -> None:
+    """DataError for a text that PostgreSQL cannot have."""
     found = pc.match_substring(values, "\0")
     if pc.any(found).as_py():
         raise DataError(
             f"column {column} has a text with a NUL character, which PostgreSQL has no place for",
             hint="correct the row at the source, or leave the column out of the contract",
         )
+
+
+def refuse_out_of_range(values: pa.Array, column: str) -> None:
+    """DataError for a date, a time or a timestamp that PostgreSQL cannot have; nanoseconds are kept as text."""
+    kind = values.type
+    if kind == pa.date32():
+        _refuse_outside(values.view(pa.int32()), column, kind, _FIRST_DAY, _LAST_DATE)
+    elif pa.types.is_time(kind):
+        _refuse_outside(values.view(pa.int64()), column, kind, 0, _DAY_US - 1)
+    elif pa.types.is_timestamp(kind) and kind.unit == "us":
+        _refuse_outside(values.view(pa.int64()), column, kind, _FIRST_DAY * _DAY_US, _END_TIMESTAMP_US - 1)
 
 
 def _refuse_outside(integers: pa.Array, column: str, kind: pa.DataType, first: int, last: int) -> None:
@@ -115,21 +127,19 @@ def in_quotes(values: pa.Array) -> pa.Array:
 # -------------------------------------------------------------------------------------------------- dates and times
 
 
-def _dates(values: pa.Array, column: str) -> pa.Array:
+def _dates(values: pa.Array) -> pa.Array:
     days = values.view(pa.int32())
-    _refuse_outside(days, column, values.type, _FIRST_DAY, _LAST_DATE)
     if _within(days, *_PLAIN_DAYS):
         return values.cast(pa.string())
     day, era = _calendar(pc.fill_null(days, 0).to_numpy().astype(np.int64))
     return _with_nulls(pc.binary_join_element_wise(day, era, ""), values)
 
 
-def _timestamps(values: pa.Array, column: str) -> pa.Array:
+def _timestamps(values: pa.Array) -> pa.Array:
     unit, integers = values.type.unit, values.view(pa.int64())
     plain = values.view(pa.timestamp(unit))
     if unit == "ns":  # kept as text, and all of them lie within the years that Arrow writes
         return plain.cast(pa.string())
-    _refuse_outside(integers, column, values.type, _FIRST_DAY * _DAY_US, _END_TIMESTAMP_US - 1)
     if _within(integers, _PLAIN_DAYS[0] * _DAY_US, (_PLAIN_DAYS[1] + 1) * _DAY_US - 1):
         return plain.cast(pa.string())
     days, of_day = np.divmod(pc.fill_null(integers, 0).to_numpy(), _DAY_US)

@@ -1,4 +1,6 @@
-"""Rows of a step as columns of text: unnested from array parameters by a statement, or sent by COPY.
+"""Rows of a step as columns: unnested from array parameters by a statement, or sent by COPY.
+
+A column goes in its binary form where it has one (`binary`), otherwise as text, which the server parses.
 
 Rows come into SQL under names of our own (`s.c0`, `s.k0`, …), so that no name of theirs meets one of ours. No temporary
 table is made: unnesting arrays costs the server as much as reading one, and needs no round trip of its own.
@@ -8,13 +10,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import cached_property
+from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from psycopg.adapt import Dumper
+from psycopg.pq import Format
 
 from kadds.api.change import text_cells
+from kadds_postgres.binary import Part, array, cells, copy_rows
 from kadds_postgres.connection import Connection
 from kadds_postgres.copy import array_literal, copy_text
 from kadds_postgres.sink_text import texts
@@ -24,30 +30,79 @@ _PIECE_BYTES = 8 << 20  # of values in one statement or one message of COPY
 
 
 @dataclass(frozen=True)
-class ArrayLiteral:
-    """The text of an array, ready to be sent as a parameter."""
+class TextParameter:
+    """A value in its text form; its type is what the statement casts it to."""
 
     data: bytes
 
 
-class _ArrayLiteralDumper(Dumper):
-    def dump(self, obj: ArrayLiteral) -> bytes:
+@dataclass(frozen=True)
+class BinaryParameter:
+    """A value in its binary form; its type is what the statement casts it to."""
+
+    data: bytes
+
+
+class _TextDumper(Dumper):
+    def dump(self, obj: TextParameter) -> bytes:
+        return obj.data
+
+
+class _BinaryDumper(Dumper):
+    format = Format.BINARY
+
+    def dump(self, obj: BinaryParameter) -> bytes:
         return obj.data
 
 
 def register(connection: Connection) -> None:
-    """Let the connection take `ArrayLiteral` as a parameter; its type is what the statement casts it to."""
-    connection.adapters.register_dumper(ArrayLiteral, _ArrayLiteralDumper)
+    """Let the connection take both kinds of parameters."""
+    connection.adapters.register_dumper(TextParameter, _TextDumper)
+    connection.adapters.register_dumper(BinaryParameter, _BinaryDumper)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class StagedColumn:
-    """One column of text under a name of ours; `stored` is None for flags."""
+    """One column under a name of ours; `stored` is None for flags. `given_texts` (null: none) win over values."""
 
     alias: str
     stored: StoredColumn | None
-    texts: pa.Array
-    needs_care: bool  # it may hold characters that mean something in a literal
+    values: pa.Array
+    given_texts: pa.Array | None = None
+
+    @cached_property
+    def texts(self) -> pa.Array:
+        """Its text form."""
+        if self.stored is None:
+            return self.values.cast(pa.string())
+        written = texts(self.values, self.stored.name, self.stored.there.type)
+        if self.given_texts is None:
+            return written
+        return pc.coalesce(texts(self.given_texts, self.stored.name, "text"), written)
+
+    @property
+    def needs_care(self) -> bool:
+        """Whether its text form may hold characters that mean something in a literal."""
+        kind = self.values.type
+        return self.given_texts is not None or kind in (pa.string(), pa.binary()) or pa.types.is_list(kind)
+
+    @property
+    def is_binary(self) -> bool:
+        """Whether it goes in its binary form."""
+        return self.stored is not None and self.stored.is_binary and self.given_texts is None
+
+    @cached_property
+    def cells(self) -> list[Part]:
+        """Its binary form, where it has one."""
+        stored = cast(StoredColumn, self.stored)
+        return cells(self.values, stored.name, stored.there.own_name)
+
+    @property
+    def parameter(self) -> TextParameter | BinaryParameter:
+        """The column as one array."""
+        if self.is_binary and self.stored is not None:
+            return BinaryParameter(array(self.cells, self.stored.there.own_name))
+        return TextParameter(array_literal(self.texts, self.needs_care))
 
     @property
     def array_type(self) -> str:
@@ -72,16 +127,11 @@ class Staged:
 
     def add(self, alias: str, column: StoredColumn, values: pa.Array, given_texts: pa.Array | None = None) -> str:
         """Stage the values of a column; the SQL expression of one. `given_texts` (null: none) win over values."""
-        written = texts(values, column.name, column.there.type)
-        kind = values.type
-        care = kind in (pa.string(), pa.binary()) or pa.types.is_list(kind)
-        if given_texts is not None:
-            written, care = pa.compute.coalesce(texts(given_texts, column.name, "text"), written), True
-        return self._added(StagedColumn(alias, column, written, care))
+        return self._added(StagedColumn(alias, column, values, given_texts))
 
     def add_flags(self, alias: str, flags: np.ndarray[Any, np.dtype[np.bool_]]) -> str:
         """Stage booleans; the SQL expression of one."""
-        return self._added(StagedColumn(alias, None, pa.array(flags).cast(pa.string()), False))
+        return self._added(StagedColumn(alias, None, pa.array(flags)))
 
     def _added(self, column: StagedColumn) -> str:
         self.columns.append(column)
@@ -94,13 +144,14 @@ class Staged:
         return f"unnest({arrays}) AS s({', '.join(column.alias for column in self.columns)})"
 
     @property
-    def parameters(self) -> list[ArrayLiteral]:
+    def parameters(self) -> list[TextParameter | BinaryParameter]:
         """One array for each column."""
-        return [ArrayLiteral(array_literal(column.texts, column.needs_care)) for column in self.columns]
+        return [column.parameter for column in self.columns]
 
-    @property
-    def copy_data(self) -> memoryview:
-        """The rows for `COPY … (FORMAT text)`."""
+    def copy_data(self, binary: bool) -> memoryview:
+        """The rows for COPY, in its binary format without head and tail, or as text."""
+        if binary:
+            return copy_rows([column.cells for column in self.columns])
         return copy_text([c.texts for c in self.columns], [c.needs_care for c in self.columns])
 
 
@@ -115,10 +166,10 @@ def pieces(rows: pa.RecordBatch) -> Iterator[tuple[int, int]]:
 def given_as_text(as_text: pa.Array | None, rows: int) -> dict[int, pa.Array]:
     """Column number → text per row, null where there is none."""
     found = {}
-    for number, (places, cells) in text_cells(as_text).items():
+    for number, (places, given) in text_cells(as_text).items():
         indexes = np.full(rows, -1)
         indexes[places] = np.arange(len(places))
-        found[number] = cells.take(pa.array(indexes, mask=indexes < 0))
+        found[number] = given.take(pa.array(indexes, mask=indexes < 0))
     return found
 
 

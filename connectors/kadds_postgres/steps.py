@@ -19,7 +19,7 @@ from kadds.api.errors import DataError, UnknownInputError
 from kadds_postgres.existing import OWN_COLUMNS
 from kadds_postgres.names import quoted
 from kadds_postgres.sink_text import texts
-from kadds_postgres.staged import ArrayLiteral, Staged, given_as_text, pieces, stage_keys, stage_rows
+from kadds_postgres.staged import Staged, TextParameter, given_as_text, pieces, stage_keys, stage_rows
 from kadds_postgres.table import Layout, StoredColumn
 from kadds_postgres.transaction import Check, Cursor, Transaction
 
@@ -288,7 +288,7 @@ def _range_is_empty(transaction: Transaction, layout: Layout, rows: pa.RecordBat
     found = transaction.fetch(
         f"SELECT EXISTS (SELECT 1 FROM {layout.name.sql} AS t "
         f"WHERE t.{first.sql} BETWEEN $1::{first.there.base} AND $2::{first.there.base})",
-        [ArrayLiteral(str(least[0]).encode()), ArrayLiteral(str(greatest[0]).encode())],
+        [TextParameter(str(least[0]).encode()), TextParameter(str(greatest[0]).encode())],
     )
     return not found[0][0]
 
@@ -362,8 +362,10 @@ def _copy(transaction: Transaction, layout: Layout, rows: pa.RecordBatch, given_
         for start, stop in pieces(rows):
             yield stage_rows(layout, rows, given_texts, start, stop)[0]
 
-    names = ", ".join(column.sql for column in layout.columns if column.written)
-    taken = transaction.copy(f"COPY {layout.name.sql} ({names}) FROM STDIN (FORMAT text)", staged())
+    written = [column for column in layout.columns if column.written]
+    binary = not given_texts and all(column.is_binary for column in written)  # one format for all of a COPY
+    names = ", ".join(column.sql for column in written)
+    taken = transaction.copy(f"COPY {layout.name.sql} ({names}) FROM STDIN", staged(), binary)
     if taken != rows.num_rows:
         raise DataError(
             f"the table took {taken} of {rows.num_rows} rows",

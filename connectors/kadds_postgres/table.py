@@ -21,6 +21,7 @@ from kadds.api.change import HISTORY
 from kadds.api.connector import Mode, Target
 from kadds.api.errors import SchemaMismatchError
 from kadds.api.schema import Column
+from kadds_postgres.binary import writes
 from kadds_postgres.connection import Connection
 from kadds_postgres.existing import Existing, ExistingColumn, find
 from kadds_postgres.names import TableName, quoted, table_name
@@ -44,6 +45,11 @@ class StoredColumn:
     def sql(self) -> str:
         """The quoted name."""
         return quoted(self.name)
+
+    @cached_property
+    def is_binary(self) -> bool:
+        """Whether its values have a binary form."""
+        return writes(self.arrow, self.there.own_name)
 
 
 @dataclass(frozen=True)

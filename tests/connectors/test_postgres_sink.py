@@ -19,12 +19,13 @@ from urllib.parse import urlsplit
 import numpy as np
 import psycopg
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 
 from kadds.api.change import AS_TEXT_TYPE, HISTORY
 from kadds.api.connector import Append, Delete, Delivery, Level, Mode, Rekey, Sink, Target, Upsert
 from kadds.api.errors import DataError, FencedError, KaddsError, RetryableError, SchemaMismatchError
-from kadds.api.schema import Column, Table
+from kadds.api.schema import Column, Table, decimal_text
 from kadds.testing.sink_contract import SinkContract
 from kadds.testing.sink_values import history_of, rows_of, text_cell
 from kadds_postgres import connector
@@ -310,7 +311,7 @@ def test_row_76_an_error_at_any_statement_leaves_nothing_and_the_cursor_where_it
         else:
             send(self, statement, *arguments, **more)
 
-    def refuse_copy(self: Transaction, statement: str, pieces: Any) -> int:
+    def refuse_copy(self: Transaction, statement: str, pieces: Any, binary: bool) -> int:
         nonlocal failed
         failed += 1
         raise psycopg.errors.IoError("as if the disk of the server failed")
@@ -420,7 +421,7 @@ def test_row_82_a_stopped_process_with_an_open_transaction_is_waited_for_by_name
         assert claimed[0].cursors == {"t": "of the stopped one"}, "the newer claim must read what the older committed"
     finally:
         process.kill()
-        process.wait()
+        process.communicate()
 
 
 def test_first_claims_at_the_same_time_make_the_tables_once(
@@ -740,6 +741,30 @@ def test_a_value_that_a_column_refuses_is_named_with_table_and_column(
     session.deliver([upsert(target, *good)], CURSORS)
 
 
+@pytest.mark.parametrize("nulls", [False, True])
+@pytest.mark.parametrize(
+    ("precision", "scale"),
+    [(1, 0), (1, 1), (4, 4), (5, 0), (9, 3), (12, 2), (15, 15), (18, 0), (18, 4), (18, 15), (18, 17)],
+)
+def test_numbers_of_every_scale_are_exact_by_copy_and_by_merge(
+    postgres_database: str, sinks: Callable[..., PostgresSink], precision: int, scale: int, nulls: bool
+) -> None:
+    generator = np.random.default_rng(precision * 100 + scale)
+    digits = generator.integers(0, precision + 1, 1000)
+    unscaled = generator.integers(-(10**precision) + 1, 10**precision, 1000) // 10**digits
+    unscaled[:4] = (0, -1, 10**precision - 1, 1 - 10**precision)
+    kind = pa.decimal128(precision, scale)
+    values = pa.array([str(number) for number in unscaled]).cast(pa.decimal128(precision, 0)).view(kind)
+    if nulls:
+        values = pc.if_else(pa.array(generator.integers(0, 3, 1000) > 0), values, pa.scalar(None, kind))
+    target, session = target_of(Column("v", kind)), sinks().claim("default/s")
+    rows = pa.RecordBatch.from_arrays([pa.array(range(1000)), values], schema=target.table.arrow_schema)
+    for part in (rows, rows.slice(300, 200)):
+        session.deliver([Delivery(target, (Upsert(part),))], CURSORS)
+        there = [text for (text,) in rows_there(postgres_database, "SELECT v::text FROM public.t ORDER BY id")]
+        assert there == decimal_text(values).to_pylist()
+
+
 # -------------------------------------------------------------------------------------------------------- COPY or merge
 
 
@@ -749,9 +774,9 @@ def test_a_first_load_is_copied_and_what_was_there_is_merged(
     target, session = target_of(TEXT, key=("id",)), sinks().claim("default/s")
     copies, copy = [], Transaction.copy
 
-    def counted(self: Transaction, statement: str, pieces: Any) -> int:
+    def counted(self: Transaction, statement: str, pieces: Any, binary: bool) -> int:
         copies.append(statement)
-        return copy(self, statement, pieces)
+        return copy(self, statement, pieces, binary)
 
     monkeypatch.setattr(Transaction, "copy", counted)
 
