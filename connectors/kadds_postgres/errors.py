@@ -13,7 +13,7 @@ from kadds.api.settings import SecretUrl
 #: Classes of SQLSTATE whose cause may pass: connections, resources, deadlocks, an administrator's stop, I/O.
 _MAY_PASS = ("08", "40", "53", "57", "58")
 _MAY_PASS_EXACTLY = frozenset({"55006", "55P03", "25006"})  # in use, lock not available, read-only (a standby)
-_OF_DATA = ("21", "22", "23")
+_OF_DATA = ("21", "22", "23", "54")  # 54: a row or a key that is too large
 _OF_SCHEMA = frozenset({"42703", "42P01", "42804", "42701", "42P07", "3F000", "42883", "428C9", "55000"})
 
 
