@@ -195,7 +195,9 @@ TABLES: tuple[PostgresTable, ...] = (
     PostgresTable("bookings", (_ID,), _RANGES, 5_000, truncated=True),
     PostgresTable("blobs", (Made("digest", "bytea", "decode(md5(n::text), 'hex')"),), (_ODD[5], _TEXTS[0]), 3_000),
     PostgresTable("moods", (_MOOD, _ID), _ODD, 3_000),
-    PostgresTable("days", (Made("day", "date", "'2000-01-01'::date + (n % 2900000)::int"),), (_TEXTS[1], _NUMBERS[3]), 3_000),
+    PostgresTable(
+        "days", (Made("day", "date", "date '2000-01-01' + (n % 2900000)::int"),), (_TEXTS[1], _NUMBERS[3]), 3_000
+    ),
     PostgresTable("large", (_ID,), _LARGE_ONES, 250),
     PostgresTable("large_full", (_ID,), _LARGE_ONES, 250, after=(_FULL,)),
     PostgresTable("full_rows", (_ID,), (*_TEXTS, *_NUMBERS), 2_480, after=(_FULL,)),
