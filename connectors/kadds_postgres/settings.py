@@ -75,6 +75,3 @@ class PostgresSinkSettings(ConnectionSettings):
     claim_timeout_seconds: float = Field(
         default=30.0, gt=0, description="how long a claim waits for a transaction of an older session"
     )
-    memory_limit_bytes: int | None = Field(
-        default=None, ge=16 << 20, description="most memory of one delivery, not set: its share of `memory_limit`"
-    )
