@@ -37,6 +37,8 @@ from kadds_postgres.steps import Progress, apply
 from kadds_postgres.table import Layout, cautions, differences, evolution, prepare, unnameable
 from kadds_postgres.transaction import Check, Cursor, Transaction
 
+_PREPARE_THRESHOLD = 2  # a statement that comes more often than this is kept prepared by the server
+
 
 class PostgresSink:
     """An opened sink; nothing is connected before the first claim or check."""
@@ -86,7 +88,10 @@ class PostgresSink:
 
     def claim(self, subscription: str) -> Session:
         """Become the only writer of `subscription`; the raised epoch is committed when this returns."""
-        connection = connect(self.settings, application_name=f"kadds {subscription}")
+        # Planning the statements of a small delivery takes the server as long as running them.
+        connection = connect(
+            self.settings, application_name=f"kadds {subscription}", prepare_threshold=_PREPARE_THRESHOLD
+        )
         try:
             register(connection)
             with translated(self.settings.url):
