@@ -45,7 +45,7 @@ COLUMNS = tuple(Column(n, arrow_type(d), d) for n, d in zip(NAMES, DECLARED, str
 class Tables:
     """Every table has the columns of the yardstick row."""
 
-    def described(self, message: RelationMessage) -> tuple[Relation, None]:
+    def described(self, message: RelationMessage, commit_lsn: int) -> tuple[Relation, None]:
         """A relation with shared columns, as a catalog makes them."""
         return Relation(message.oid, Table(message.schema, message.name, COLUMNS, ("id",))), None
 

@@ -140,13 +140,13 @@ class MessageDecoder:
         for at in np.flatnonzero((classes == _SPECIAL) | (classes == _ORIGIN_CLASS)).tolist():
             message = block.message(at)
             if message[0] == _RELATION:
-                described = self._versions.describe(at, message)
+                described = self._versions.describe(at, message, int(lsns[number[at]]))
                 if described is None:
                     continue
                 change, facts = described
                 found.changes.append(change)
                 relation = self._versions.all[change.version].relation
-                if relation is not None and facts is not None and lsns[number[at]] >= relation.captured_from:
+                if relation is not None and facts is not None:
                     found.controls.append((at, Control(ControlKind.SCHEMA, 0, relation.table, facts)))
             elif message[0] == _TRUNCATE:
                 (count,) = struct.unpack_from(">I", message, 1)

@@ -56,6 +56,11 @@ class Publication:
     explicit: dict[int, tuple[str, str]]  # by oid, schema and name of those that were added one by one
     narrowed: frozenset[int]  # those with a row filter or a column list
 
+    @property
+    def whole(self) -> frozenset[int]:
+        """The tables of which it hands out every change."""
+        return self.tables - self.narrowed if self.all_events else frozenset()
+
     @classmethod
     def find(cls, channel: Channel, name: str, version: int) -> Publication | None:
         """The publication called `name`, if there is one."""
@@ -93,18 +98,16 @@ def ensure(channel: Channel, name: str, tables: Sequence[CatalogTable], version:
     if not found.ours:
         refuse_first(findings(found, tables, "", via_root=via_root))
         return
-    if found.via_root != via_root:
+    if found.via_root != via_root or not found.all_events:
         channel.rows(
-            f"ALTER PUBLICATION {quoted(name)} SET (publish_via_partition_root = {'true' if via_root else 'false'})"
+            f"ALTER PUBLICATION {quoted(name)} SET (publish = 'insert, update, delete, truncate', "
+            f"publish_via_partition_root = {'true' if via_root else 'false'})"
         )
     wanted = {table.oid for table in tables}
-    surplus = [names for oid, names in found.explicit.items() if oid not in wanted]
+    right = (found.tables | found.explicit.keys()) - found.narrowed
+    surplus = [names for oid, names in found.explicit.items() if oid not in wanted & right]
     _alter(channel, name, "DROP", surplus)
-    missing = [
-        (table.table.schema or "", table.table.name)
-        for table in tables
-        if table.oid not in found.tables and table.oid not in found.explicit
-    ]
+    missing = [(table.table.schema or "", table.table.name) for table in tables if table.oid not in right]
     _alter(channel, name, "ADD", missing)
 
 

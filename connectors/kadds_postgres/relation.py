@@ -76,10 +76,11 @@ class Relation:
 class Relations(Protocol):
     """Who knows the captured tables."""
 
-    def described(self, message: RelationMessage) -> tuple[Relation | None, Mapping[str, Any] | None]:
+    def described(self, message: RelationMessage, commit_lsn: int) -> tuple[Relation | None, Mapping[str, Any] | None]:
         """What to do with the table's rows from here on: called for each message that differs from the table's last.
 
-        None: it is not captured, its rows are left out. The second: the facts of a SCHEMA control record, where the
-        table differs from what the log has.
+        `commit_lsn` is where the commit record of the message's transaction starts. None: the table is not captured,
+        its rows are left out. The second: the facts of a SCHEMA control record, where the table differs from what the
+        log has; never where the rows are left out.
         """
         ...

@@ -23,43 +23,43 @@ Look = Callable[[Callable[[Catalog], Any]], Any]
 class CapturedRelations:
     """Implements `relation.Relations` for one session.
 
-    `captured` is what the log has; `recorded` says when it has become something else.
+    `captured` is what the log has; `recorded` says when it has become something else. Copies that end at or below
+    `lsn`, where the session begins, are continued without a look at where they ended.
     """
 
-    def __init__(self, captured: Mapping[int, Captured], look: Look) -> None:
-        self.captured = dict(captured)
+    def __init__(self, captured: Mapping[int, Captured], lsn: int, look: Look) -> None:
+        self.captured = {
+            oid: replace(one, captured_from=0) if one.captured_from <= lsn else one for oid, one in captured.items()
+        }
         self._look = look
-        self._described: dict[int, Captured] = {}  # as the stream is now, perhaps ahead of the log
+        self._latest: dict[int, Captured] = {}  # as the stream is now, perhaps ahead of the log
+        self._changed: dict[Table, Captured] = {}
 
-    def described(self, message: RelationMessage) -> tuple[Relation | None, Mapping[str, Any] | None]:
+    def described(self, message: RelationMessage, commit_lsn: int) -> tuple[Relation | None, Mapping[str, Any] | None]:
         """See `relation.Relations`."""
         known = self.captured.get(message.oid)
         if known is None:
             return None, None
-        base = known if known.captured_from else self._described.get(message.oid, known)
+        is_copied = commit_lsn < known.captured_from
+        base = known if is_copied else self._latest.get(message.oid, known)
         if _same(base, message):
-            self._described[message.oid] = base
             return Relation(message.oid, base.table, known.captured_from), None
         now, declared = self._look(lambda catalog: _asked(catalog, message))
         described = tuple((column.name, column.type_oid, column.type_modifier) for column in message.columns)
         columns = tuple(_column(one, text, base, now) for one, text in zip(described, declared, strict=True))
         key = _key(message, base.table.key, now)
         table = replace(base.table, columns=columns, key=key)
-        self._described[message.oid] = replace(known, table=table, described=described)
-        return Relation(message.oid, table, known.captured_from), _facts(base.table, table, now)
+        relation = Relation(message.oid, table, known.captured_from)
+        if is_copied:
+            return relation, None
+        self._latest[message.oid] = self._changed[table] = replace(known, table=table, described=described)
+        return relation, _facts(base.table, table, now)
 
-    def recorded(self, table: Table) -> None:
-        """A SCHEMA record of `table` is on its way into the log."""
-        oid = int(table.incarnation)
-        described = self._described.get(oid)
-        if described is not None and described.table == table:
-            self.captured[oid] = replace(described, captured_from=self.captured[oid].captured_from)
-
-    def reached(self, lsn: int) -> None:
-        """Everything up to `lsn` has been decoded: copies that end there are continued without a look at it."""
-        for oid, known in self.captured.items():
-            if known.captured_from and known.captured_from <= lsn:
-                self.captured[oid] = replace(known, captured_from=0)
+    def recorded(self, table: Table) -> Captured:
+        """A SCHEMA record of `table` is on its way into the log; what the log has of the table with it."""
+        changed = self._changed[table]
+        self.captured[changed.oid] = changed
+        return changed
 
 
 def _asked(catalog: Catalog, message: RelationMessage) -> tuple[CatalogTable | None, list[str]]:

@@ -1,7 +1,7 @@
 """One session of a source: from what the log remembers, over the snapshots that are missing, into the stream.
 
-The order of everything is: first into the log, then on the server. A session that is killed at any place leaves the log
-in a state from which the next one knows what on the server is its own, and what has to be done again.
+What is made on the server is in the log before. A session that is killed at any place leaves the log in a state from
+which the next one knows what on the server is its own, and what has to be done again.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from dataclasses import replace
 from typing import Any
 
 import psycopg
@@ -70,24 +71,30 @@ class Session:
         self._stopping = inlet.stopping
         self._stream: Producer = inlet.producer("stream")
         self._notes: Producer = inlet.producer("tables")
+        self._load()
+
+    def _load(self) -> None:
+        """Where the log stands; FencedError where a newer session has taken over."""
         resume = self._stream.resume()
         self._state = _NOTHING if resume is None else StreamState.decode(resume.state)
         kept = self._notes.resume()
-        self._tables = TablesState(0) if kept is None else TablesState.decode(kept.state)
+        tables = TablesState(0) if kept is None else TablesState.decode(kept.state)
+        self._tables = tables.with_changes(self._state)
 
     def run(self) -> None:
         """Capture; a gap is repaired by a new generation where the settings say so, and raised otherwise."""
         gap: GapError | None = None
-        while True:
+        while not self._stopping.is_set():
             try:
                 self._run(gap)
-                return
+                gap = None
             except slot.ForeignSlotError:
                 raise
             except GapError as found:
                 if self._settings.snapshot is not When.WHEN_NEEDED or gap is not None:
                     raise
                 gap = found
+            self._load()
 
     def _run(self, gap: GapError | None) -> None:
         with self._channels.open(self._stopping) as sql:
@@ -118,14 +125,12 @@ class Session:
         found = Slot.find(sql, self._slot)
         if found is not None and before.slot != self._slot:
             raise slot.foreign(found)
+        self._drop_slot(sql, server)
         self._intend(server, gap)
-        if before.slot:
-            slot.let_go(sql, before.slot, before.reader, self._stopping)
-            slot.drop(sql, before.slot)
         catalog = Catalog(sql, via_root=self._via_root)
         publication.ensure(sql, self._publication, self._current(catalog), server.version, via_root=self._via_root)
         copying = self._settings.snapshot is not When.NEVER
-        lsn, exported = slot.create(replication, self._slot, export=copying)
+        lsn, exported = self._create_slot(sql, replication, export=copying)
         if copying:
             self._copy(catalog, exported, lsn, server, self._wanted, captured_from=0)
         else:
@@ -142,12 +147,48 @@ class Session:
             facts = {"reason": gap.message, "from": lsn_text(before.lsn), "lineage": before.lineage}
             controls.append(Control(ControlKind.GAP, 1, None, facts))
         self._state = StreamState(
-            Phase.SNAPSHOT, generation, self._slot, self._publication, server.lineage, 0, self._reader
+            Phase.SNAPSHOT, generation, self._slot, self._publication, server.lineage, server.insert_lsn, self._reader
         )
+        self._say(0, controls)
+
+    def _say(self, number: int, controls: Sequence[Control]) -> None:
+        """Append the state before the stream of its generation begins, and wait until it is on disk."""
         transaction = Transactions.one(
-            sequence(generation, 0), (), controls, lineage=server.lineage, sort_key=NOWHERE, token=lsn_text(0)
+            sequence(self._state.generation, number),
+            (),
+            controls,
+            lineage=self._state.lineage,
+            sort_key=NOWHERE,
+            token=lsn_text(0),
         )
         settle(self._stream.append(transaction, self._state.encode()), self._stopping)
+
+    def _drop_slot(self, sql: Channel, server: Server) -> None:
+        """Drop the slot of the generation before; what somebody else has made under its name stays."""
+        before = self._state
+        if not before.slot:
+            return
+        slot.let_go(sql, before.slot, before.reader, self._stopping)
+        found = Slot.find(sql, before.slot)
+        if found is None:
+            return
+        if slot.is_ours(found, before, server):
+            self._stream.resume()  # FencedError, where a newer session of this log has made it
+            slot.drop(sql, before.slot)
+        elif before.slot == self._slot:
+            raise slot.foreign(found)
+
+    def _create_slot(self, sql: Channel, replication: Channel, *, export: bool) -> tuple[int, str]:
+        """See `slot.create`; where somebody has made one of this name meanwhile, the intention is withdrawn."""
+        try:
+            return slot.create(replication, self._slot, export=export)
+        except RefusedError as error:
+            found = Slot.find(sql, self._slot)
+            if found is None or not isinstance(error.__cause__, psycopg.errors.DuplicateObject):
+                raise
+            self._state = replace(self._state, phase=Phase.NOTHING, slot="")
+            self._say(1, [Control(ControlKind.PROGRESS, 0, None, {"phase": "nothing"})])
+            raise slot.foreign(found) from error
 
     def _made(self, phase: Phase, server: Server, lsn: int) -> StreamState:
         return StreamState(
@@ -164,15 +205,18 @@ class Session:
                 hint="put the names back, or begin anew: `kadds source remove --drop-slot`",
             )
         slot.verify(Slot.find(sql, self._slot), state, server)
-        if Publication.find(sql, self._publication, server.version) is None:
+        published = Publication.find(sql, self._publication, server.version)
+        if published is None:
             raise _no_publication(self._publication)
         self._state = self._made(Phase.STREAMING, server, state.lsn)
         catalog = Catalog(sql, via_root=self._via_root)
         current = self._current(catalog)
         known = self._tables.tables if self._tables.generation == state.generation else {}
-        kept = {table.oid: _up_to_date(known[table.oid], table) for table in current if _goes_on(known, table)}
-        if kept != known:
-            self._captured(kept)
+        going_on = [table for table in current if _goes_on(known, table)]
+        kept = {table.oid: _up_to_date(known[table.oid], table) for table in going_on if table.oid in published.whole}
+        if kept != known or state.changed:
+            lost = [table.table for table in going_on if table.oid not in kept]
+            self._captured(kept, [self._unpublished(table, state.lsn) for table in lost])
         publication.ensure(sql, self._publication, current, server.version, via_root=self._via_root)
         slot.let_go(sql, self._slot, state.reader, self._stopping)
         missing = [table.table for table in current if table.oid not in kept]
@@ -183,6 +227,12 @@ class Session:
             lsn, exported = slot.create(replication, name, export=True, temporary=True)
             self._copy(catalog, exported, lsn, server, missing, captured_from=lsn)
             replication.rows(f"DROP_REPLICATION_SLOT {quoted(name)}")
+
+    def _unpublished(self, table: Table, lsn: int) -> Control:
+        reason = f"publication {self._publication} was altered, and has left out changes of the table for some time"
+        return Control(
+            ControlKind.GAP, 0, table, {"reason": reason, "from": lsn_text(lsn), "lineage": self._state.lineage}
+        )
 
     def _current(self, catalog: Catalog) -> list[CatalogTable]:
         """The wanted tables as they are now."""
@@ -226,16 +276,17 @@ class Session:
         kept = self._tables.tables if self._tables.generation == generation and captured_from else {}
         self._captured({**kept, **{table.oid: _captured(table, captured_from) for table in found}})
 
-    def _captured(self, tables: dict[int, Captured]) -> None:
+    def _captured(self, tables: dict[int, Captured], gaps: Sequence[Control] = ()) -> None:
         """Note which tables are captured, and wait until that is on disk."""
-        settle(self._note_tables(tables), self._stopping)
+        settle(self._note_tables(tables, gaps), self._stopping)
 
-    def _note_tables(self, tables: dict[int, Captured]) -> Future[Appended]:
+    def _note_tables(self, tables: dict[int, Captured], gaps: Sequence[Control] = ()) -> Future[Appended]:
         self._tables = TablesState(self._state.generation, self._tables.number + 1, tables)
+        noted = Control(ControlKind.PROGRESS, 0, None, {"tables": len(tables)})
         transaction = Transactions.one(
             sequence(0, self._tables.number),
             (),
-            [Control(ControlKind.PROGRESS, 0, None, {"tables": len(tables)})],
+            [replace(control, ordinal=ordinal) for ordinal, control in enumerate([noted, *gaps])],
             lineage=self._state.lineage,
             sort_key=NOWHERE,
             token=lsn_text(0),
@@ -252,10 +303,8 @@ class Session:
             )
         if state.phase is not Phase.COPIED:
             self._slot = self._publication = ""
+            self._drop_slot(sql, server)
             self._intend(server, None)
-            if state.slot:
-                slot.let_go(sql, state.slot, state.reader, self._stopping)
-                slot.drop(sql, state.slot)
         same = self._tables.generation == self._state.generation
         known = self._tables.tables if same else {}
         missing = [table for table in self._wanted if not table.incarnation or int(table.incarnation) not in known]
@@ -274,21 +323,21 @@ class Session:
 
     def _note_progress(self, lsn: int, facts: dict[str, Any]) -> None:
         """Say that everything up to `lsn` has been read, and wait until that is on disk."""
-        settle(self._append_progress(lsn, facts), self._stopping)
+        settle(self._append_progress(lsn, facts, self._state), self._stopping)
 
-    def _append_progress(self, lsn: int, facts: dict[str, Any]) -> Future[Appended]:
+    def _append_progress(self, lsn: int, facts: dict[str, Any], state: StreamState) -> Future[Appended]:
         transaction = Transactions.one(
-            sequence(self._state.generation, lsn),
+            sequence(state.generation, lsn),
             (),
             [Control(ControlKind.PROGRESS, 0, None, facts)],
-            lineage=self._state.lineage,
+            lineage=state.lineage,
             sort_key=sort_key(lsn),
             token=lsn_text(lsn),
         )
-        return self._stream.append(transaction, self._state.at(lsn))
+        return self._stream.append(transaction, state.at(lsn))
 
     def _follow(self, replication: Channel, server: Server) -> None:
-        """Stream until asked to stop."""
+        """Stream until asked to stop, or until the log is where the copies of added tables ended."""
         name = literal(replication, quoted(self._publication))
         lsn = self._state.lsn
         try:
@@ -329,14 +378,20 @@ class Session:
 
 
 class _Stream:
-    """The decoding side: messages become appends, and what is on disk is acknowledged, in order."""
+    """The decoding side: messages become appends, and what is on disk is acknowledged, in order.
+
+    It ends where the copies of added tables end. A server before 13.21, 14.18, 15.13, 16.9 or 17.5 may remember that
+    such a table is not published, because of a transaction that had written to it before it was; it forgets that when a
+    stream begins, and what begins behind the copy has no such transaction any more.
+    """
 
     def __init__(self, session: Session, receiver: Receiver, server: Server, lsn: int) -> None:
         self._session = session
         self._receiver = receiver
-        self._state = state = session._state
+        self._state = state = replace(session._state, tables_number=session._tables.number, changed=())
         self._producer = session._stream
-        self._relations = CapturedRelations(session._tables.tables, session.look)
+        self._relations = CapturedRelations(session._tables.tables, lsn, session.look)
+        self._until = max((one.captured_from for one in self._relations.captured.values()), default=0)
         self._decoder = Decoder(
             self._relations, lineage=server.lineage, generation=state.generation, piece_bytes=PIECE_BYTES
         )
@@ -353,14 +408,13 @@ class _Stream:
         stopping = self._session._stopping
         self._progress(self._appended)  # a repeat, which tells whoever waits how far the log is
         try:
-            while not stopping.is_set():
+            while not stopping.is_set() and not 0 < self._until <= self._durable:
                 received = self._receiver.take(_LOOK_SECONDS)
                 if received.messages:
                     for event in self._decoder.decode(received.messages):
                         self._append(event)
                 if not self._decoder.in_transaction:
                     self._read = max(self._read, received.idle_lsn, self._decoder.position)
-                    self._relations.reached(self._read)
                 self._settle()
                 self._progress_if_due()
             self._end()
@@ -405,10 +459,20 @@ class _Stream:
         self._appended_at = time.monotonic()
 
     def _note_schemas(self, controls: Sequence[Control], lsn: int) -> None:
-        for control in controls:
-            if control.kind is ControlKind.SCHEMA and control.table is not None:
-                self._relations.recorded(control.table)
-                self._schema_at = lsn
+        """Let the state carry the tables that `controls` change, until they are noted."""
+        tables = [one.table for one in controls if one.kind is ControlKind.SCHEMA and one.table is not None]
+        if not tables:
+            return
+        if self._tables_future is not None:
+            settle(self._tables_future, self._session._stopping)
+            self._noted()
+        changed = {one.oid: one for one in (*self._state.changed, *map(self._relations.recorded, tables))}
+        self._state = replace(self._state, changed=tuple(changed.values()))
+        self._schema_at = lsn
+
+    def _noted(self) -> None:
+        self._tables_future = None
+        self._state = replace(self._state, tables_number=self._session._tables.number, changed=())
 
     def _settle(self) -> None:
         """Acknowledge what is on disk; an append that failed is raised."""
@@ -420,7 +484,7 @@ class _Stream:
             self._receiver.acknowledge(self._durable)
         if self._tables_future is not None and self._tables_future.done():
             self._tables_future.result()
-            self._tables_future = None
+            self._noted()
         if self._schema_at is not None and self._durable >= self._schema_at:
             self._schema_at = None
             self._tables_future = self._session._note_tables(self._relations.captured)
@@ -429,7 +493,7 @@ class _Stream:
         """Note how far the server's log has been read where nothing of it is captured."""
         if self._decoder.in_transaction:
             return
-        asked = self._session._asked.lsn
+        asked = max(self._session._asked.lsn, self._until)
         if asked > self._appended and self._read < asked:
             self._receiver.ask()
         waited = time.monotonic() - self._appended_at
@@ -438,7 +502,7 @@ class _Stream:
             self._progress(self._read)
 
     def _progress(self, lsn: int) -> None:
-        self._appending(lsn, self._session._append_progress(lsn, {}))
+        self._appending(lsn, self._session._append_progress(lsn, {}, self._state))
 
     def _end(self) -> None:
         """Wait for what is on its way, so that the server can be told of it."""

@@ -14,7 +14,7 @@ from kadds.api.errors import GapError, RetryableError, Stopping
 from kadds_postgres.channel import Channel, number
 from kadds_postgres.names import quoted
 from kadds_postgres.position import lsn_number, lsn_text
-from kadds_postgres.resume import StreamState
+from kadds_postgres.resume import Phase, StreamState
 from kadds_postgres.server import Server
 
 PLUGIN = "pgoutput"
@@ -85,6 +85,19 @@ def verify(slot: Slot | None, state: StreamState, server: Server) -> None:
             "it was read: it was made again or moved, or another log reads it too",
             hint=NEW_SNAPSHOT,
         )
+
+
+def is_ours(slot: Slot, state: StreamState, server: Server) -> bool:
+    """Whether a slot that bears the name of this log's is this log's, which `state` speaks of last.
+
+    One that was only intended is, if it begins behind that: nobody had one of this name at that moment, and making one
+    writes to the server's log.
+    """
+    if (slot.name, slot.plugin, slot.database) != (state.slot, PLUGIN, server.database):
+        return False
+    if state.lineage.partition("/")[0] != server.system:
+        return False
+    return state.phase is Phase.STREAMING or slot.confirmed_lsn > state.lsn
 
 
 def foreign(slot: Slot) -> ForeignSlotError:

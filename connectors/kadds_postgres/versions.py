@@ -59,13 +59,13 @@ class Versions:
         self.shapes: Integers = np.zeros(0, np.int64)  # of each version; NOT_CAPTURED
         self.captured_from: npt.NDArray[np.uint64] = np.zeros(0, np.uint64)  # of each version
 
-    def describe(self, at: int, raw: bytes) -> tuple[Change, Mapping[str, Any] | None] | None:
+    def describe(self, at: int, raw: bytes, commit_lsn: int) -> tuple[Change, Mapping[str, Any] | None] | None:
         """What the Relation message `raw` at place `at` changes, with the facts of a control record; None: nothing."""
         oid = int.from_bytes(raw[1:5], "big")
         if self._messages.get(oid) == raw:
             return None
         message = RelationMessage.parse(raw)
-        relation, facts = self._relations.described(message)
+        relation, facts = self._relations.described(message, commit_lsn)
         if relation is not None:
             if not message.columns:
                 raise UnknownInputError(
@@ -81,7 +81,10 @@ class Versions:
                     where=relation.table.qualified_name,
                 )
         number = self._add(oid, relation, np.array([column.in_key for column in message.columns], np.bool_))
-        self._messages[oid] = raw
+        if relation is not None and commit_lsn < relation.captured_from:
+            self._messages.pop(oid, None)  # the same message counts once rows do
+        else:
+            self._messages[oid] = raw
         return Change(at, oid, number), facts
 
     def _add(self, oid: int, relation: Relation | None, in_key: npt.NDArray[np.bool_]) -> int:

@@ -67,15 +67,18 @@ class Declared:
         self.asked: list[RelationMessage] = []
         self.tables: dict[int, Table] = {}
 
-    def described(self, message: RelationMessage) -> tuple[Relation | None, Mapping[str, Any] | None]:
+    def described(self, message: RelationMessage, commit_lsn: int) -> tuple[Relation | None, Mapping[str, Any] | None]:
         """A control record for every version of a table but its first."""
         self.asked.append(message)
         if message.oid in self.ignored:
             return None, None
         table = table_of(message)
+        captured_from = self.captured_from.get(message.oid, 0)
+        if commit_lsn < captured_from:
+            return Relation(message.oid, table, captured_from), None
         facts = {"version": len(self.asked)} if self.tables.get(message.oid, table) != table else None
         self.tables[message.oid] = table
-        return Relation(message.oid, table, self.captured_from.get(message.oid, 0)), facts
+        return Relation(message.oid, table, captured_from), facts
 
 
 def table_of(message: RelationMessage) -> Table:
@@ -233,11 +236,11 @@ class Reference:
     def relation(self, m: bytes) -> None:
         (oid,) = struct.unpack_from(">I", m, 1)
         if self.raw.get(oid) != m:
-            self.raw[oid] = m
             message = RelationMessage.parse(m)
-            relation, facts = self.declared.described(message)
+            relation, facts = self.declared.described(message, self.lsn)
             self.relations[oid] = message, relation
-            if facts is not None and self.captured(oid) is not None:
+            self.raw[oid] = m if relation is None or self.captured(oid) is not None else b""
+            if facts is not None:
                 self.entries.append((ControlKind.SCHEMA, relation.table, facts))
 
     def captured(self, oid: int) -> Relation | None:
@@ -674,7 +677,7 @@ class Catalog:
         self.connection = connection
         self.messages: list[RelationMessage] = []
 
-    def described(self, message: RelationMessage) -> tuple[Relation | None, None]:
+    def described(self, message: RelationMessage, commit_lsn: int) -> tuple[Relation | None, None]:
         """Domains are resolved to their base."""
         self.messages.append(message)
         columns = []
