@@ -14,19 +14,21 @@ from kadds_postgres.channel import Channel, number, numbers
 from kadds_postgres.resume import Described
 from kadds_postgres.types import arrow_type
 
-#: Kadds' own tables in a database that is a target too.
-_STATE_SCHEMA = "kadds"
-
 #: The tables as `publish_via_partition_root` sees them: roots without their leaves ($1 is true), or the leaves alone.
-_TABLES = f"""
+#: Those in which a sink keeps its epochs and cursors (see `claim`), in a database that is a target too, are left out.
+_TABLES = """
 SELECT c.oid, n.nspname, c.relname, c.relkind = 'p', c.relpersistence = 'u', c.relreplident,
        pg_catalog.has_schema_privilege(n.oid, 'USAGE') AND pg_catalog.has_table_privilege(c.oid, 'SELECT'),
        pg_catalog.pg_has_role(c.relowner, 'USAGE')
 FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
 WHERE c.relkind IN ('r', 'p') AND c.relpersistence IN ('p', 'u')
   AND CASE WHEN $1::boolean THEN NOT c.relispartition ELSE c.relkind = 'r' END
-  AND n.nspname NOT IN ('information_schema', '{_STATE_SCHEMA}') AND n.nspname !~ '^pg_'
+  AND n.nspname <> 'information_schema' AND n.nspname !~ '^pg_'
   AND ($2::oid[] IS NULL OR c.oid = ANY($2::oid[]))
+  AND NOT (c.relname IN ('subscriptions', 'cursors') AND (
+      SELECT pg_catalog.string_agg(attname, ' ' ORDER BY attnum) FROM pg_catalog.pg_attribute
+      WHERE attrelid = c.oid AND attnum > 0 AND NOT attisdropped
+  ) IN ('subscription epoch claimed_at', 'subscription stream cursor'))
 ORDER BY n.nspname COLLATE "C", c.relname COLLATE "C"
 """
 

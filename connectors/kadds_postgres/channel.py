@@ -27,6 +27,11 @@ from kadds_postgres.settings import ConnectionSettings
 
 Row = tuple[str | None, ...]
 
+#: What would end a connection that waits, or a long copy; which of them there are depends on the server's version.
+_NO_TIMEOUTS = """
+SELECT pg_catalog.set_config(name, '0', false) FROM pg_catalog.pg_settings
+WHERE name IN ('idle_session_timeout', 'transaction_timeout')
+"""
 _LOOK_SECONDS = 0.1  # a StopSignal cannot wake a wait for the server
 _FAILED = (pq.ExecStatus.FATAL_ERROR, pq.ExecStatus.BAD_RESPONSE, pq.ExecStatus.EMPTY_QUERY)
 _COPYING = (pq.ExecStatus.COPY_OUT, pq.ExecStatus.COPY_BOTH)
@@ -49,7 +54,8 @@ class Channels:
             self._open.add(channel)
         try:
             self._check()
-        except RetryableError:
+            channel.rows(_NO_TIMEOUTS)
+        except BaseException:
             channel.close()
             raise
         return channel

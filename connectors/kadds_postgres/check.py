@@ -28,6 +28,13 @@ SELECT pg_catalog.current_setting('max_replication_slots'), (SELECT count(*) FRO
 """
 
 
+_SEQUENCES = """
+SELECT count(*), pg_catalog.min(c.oid::pg_catalog.regclass::text)
+FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+WHERE c.relkind = 'S' AND c.relpersistence = 'p' AND n.nspname !~ '^pg_'
+"""
+
+
 def check(
     channel: Channel, settings: PostgresSourceSettings, names: tuple[str, str], tables: Sequence[Table]
 ) -> list[Finding]:
@@ -53,7 +60,22 @@ def check(
         wrong += _server(channel, server, url, names[0])
         wrong += _published(channel, server, settings, names[1], found)
         wrong += [one for table in found for one in _table(table)]
+        wrong += _sequences(channel, url)
     return wrong
+
+
+def _sequences(channel: Channel, url: str) -> list[Finding]:
+    count, first = channel.only_row(_SEQUENCES)
+    if count == "0":
+        return []
+    return [
+        Finding(
+            Level.NOTE,
+            url,
+            f"the values of sequences are not captured ({count}, the first is {first})",
+            "set them with setval() where a target takes over",
+        )
+    ]
 
 
 def _server(channel: Channel, server: Server, url: str, slot_name: str) -> list[Finding]:

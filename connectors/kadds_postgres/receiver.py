@@ -165,7 +165,7 @@ class Receiver:
     def _hand_over(self, messages: list[memoryview], size: int, idle: int) -> None:
         with self._changed:
             while self._bytes >= QUEUE_BYTES and not self._stopping:
-                self._changed.wait(_LOOK_SECONDS)
+                self._changed.wait(min(_LOOK_SECONDS, self._status_seconds))
                 self._tell_if_due()
             self._queue.append((messages, size, idle))
             self._bytes += size

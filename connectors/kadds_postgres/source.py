@@ -100,6 +100,8 @@ class PostgresSource:
             server = Server.ask(channel)
             found = Slot.find(channel, slot_name)
             published = Publication.find(channel, publication_name, server.version)
+            if drop_slot and found is not None and (found.plugin, found.database) != (slot.PLUGIN, server.database):
+                raise slot.foreign(found)
             if drop_slot and found is not None and found.reader_pid:
                 raise RefusedError(
                     f"replication slot {slot_name} is being read, by process {found.reader_pid} of the server",

@@ -16,7 +16,9 @@ from kadds.api.connector import Level
 from kadds.api.errors import GapError, RefusedError, RetryableError
 from kadds.testing.memory_log import Killed, MemoryLog
 from kadds_postgres import receiver
+from kadds_postgres.channel import Channels
 from kadds_postgres.receiver import Receiver
+from kadds_postgres.settings import PostgresSourceSettings
 from tests.support.capturing import SLOT, SOURCE, CapturedDatabase, same_rows
 from tests.support.servers import PostgresServer
 from tests.support.waiting import wait_until
@@ -318,6 +320,48 @@ def test_row_08_killed_inside_a_large_transaction_it_comes_whole_and_once(
     assert [row.values["id"] for row in holding.rows()] == list(range(1, 20_001))
 
 
+def test_a_server_that_waits_little_for_an_answer_gets_one_while_the_queue_is_full(
+    server: PostgresServer, database: CapturedDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = MemoryLog(queue_bytes=1)
+    database.capture(log)
+    server.execute("ALTER SYSTEM SET wal_sender_timeout = '900ms'", "SELECT pg_reload_conf()")
+    try:
+        monkeypatch.setattr(receiver, "QUEUE_BYTES", 1)
+        monkeypatch.setattr(receiver, "_HAND_OVER_BYTES", 1)
+        monkeypatch.setattr(receiver, "_TAKE_BYTES", 1)
+        told: list[float] = []
+        tell = Receiver._tell
+        monkeypatch.setattr(
+            Receiver, "_tell", lambda this, *, ask=False: (tell(this, ask=ask), told.append(time.monotonic()))
+        )
+        log.automatic = False
+        with database.opened() as source:
+            running = database.start(source, log)
+            for number in range(1, 20):
+                _insert(database, number, number)
+            log.wait(lambda: log.waiting > 0)
+            begin = time.monotonic()
+            wait_until(lambda: told[-1] - begin > 2.5 or running.ended, waiting_for="three timeouts of the server")
+            log.automatic = True
+            log.flush()
+            running.reach_head()
+            running.stop()
+    finally:
+        server.execute("ALTER SYSTEM RESET wal_sender_timeout", "SELECT pg_reload_conf()")
+    assert _ids(log) == list(range(1, 20))
+
+
+def test_no_timeout_of_the_server_ends_a_connection_that_waits(
+    server: PostgresServer, database: CapturedDatabase
+) -> None:
+    server.execute(f"ALTER DATABASE {database.name} SET idle_session_timeout = '50ms'")
+    channels = Channels(PostgresSourceSettings.model_validate({"url": database.url}))
+    for more in ({}, {"replication": "database"}):
+        with channels.open(**more) as channel:
+            assert channel.only_row("SHOW idle_session_timeout") == ("0",)
+
+
 # ------------------------------------------------------------------------------------------------ the publication
 
 
@@ -548,6 +592,11 @@ def test_removal_says_what_it_did_and_what_remains(database: CapturedDatabase) -
         running.reach_head()
         with pytest.raises(RefusedError, match="is being read"):
             other.remove(drop_slot=True)
+    with database.opened(slot="theirs") as source:
+        database.run("SELECT pg_create_logical_replication_slot('theirs', 'test_decoding')")
+        with pytest.raises(GapError, match="has not made it"):
+            source.remove(drop_slot=True)
+        assert database.slot("theirs")
     with database.opened() as source:
         assert any(f"pg_drop_replication_slot('{SLOT}')" in text for text in source.remove(drop_slot=False))
         assert database.slot()

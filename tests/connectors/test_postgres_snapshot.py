@@ -16,6 +16,7 @@ from kadds.api.errors import RefusedError, RetryableError
 from kadds.testing.memory_log import Killed, MemoryLog
 from kadds_postgres import snapshot
 from kadds_postgres.catalog import CatalogTable
+from kadds_postgres.claim import StateTables
 from kadds_postgres.snapshot import Snapshot
 from tests.support.capturing import SLOT, CapturedDatabase, same_rows
 from tests.support.servers import PostgresServer
@@ -510,6 +511,27 @@ def test_row_48_names_that_differ_in_case_accent_or_schema_are_different_tables(
             plain = f"{schema.strip(chr(34))}.{name[1:-1] if name[0] == chr(34) else name}".replace('""', '"')
             labels = [values["Label é"] for values in log.image(plain).values()]
             assert labels == [f"{schema} {name}", f"{schema} {name} 2"], plain
+
+
+def test_row_48_a_schema_called_kadds_is_captured_and_the_tables_of_a_sink_are_not(database: CapturedDatabase) -> None:
+    cursors = (
+        "CREATE TABLE {}.cursors (subscription text, stream text, cursor text, PRIMARY KEY (subscription, stream))"
+    )
+    database.run("CREATE SCHEMA kadds", "CREATE TABLE kadds.subscriptions (id integer PRIMARY KEY)", ORDERS)
+    with psycopg.connect(database.url) as connection:
+        StateTables("state").claim(connection, "default/copy", 1.0)
+    database.run("INSERT INTO kadds.subscriptions VALUES (1)", cursors.format("kadds"))
+    with database.opened() as source:
+        assert [t.qualified_name for t in database.tables(source)] == ["kadds.subscriptions", "public.orders"]
+
+
+def test_row_42_sequences_are_named(database: CapturedDatabase) -> None:
+    database.run(ORDERS)
+    assert not database.findings()
+    database.run("CREATE TABLE numbered (id serial PRIMARY KEY)")
+    (note,) = database.findings()
+    assert note.level is Level.NOTE
+    assert "numbered_id_seq" in note.message
 
 
 def test_keys_are_those_of_the_replica_identity(database: CapturedDatabase) -> None:
