@@ -71,7 +71,7 @@ def cells(values: pa.Array, column: str, there: str) -> list[Part]:
     if values.type in (pa.string(), pa.binary()):
         if values.type == pa.string():
             refuse_nul(values, column)
-        lengths = pc.fill_null(pc.binary_length(values), -1).to_numpy()
+        lengths = _filled(pc.binary_length(values), -1).to_numpy()
         return [_bytes_of(lengths.astype(">i4")), values.view(pa.binary())]
     return [_with_length(_numbers(values, column, there), values)]
 
@@ -82,11 +82,15 @@ def _numbers(values: pa.Array, column: str, there: str) -> _Block:
     if pa.types.is_decimal(kind):
         return _numeric(values)
     if pa.types.is_temporal(kind):
-        whole = pc.fill_null(values.view(pa.int32() if kind.bit_width == 32 else pa.int64()), 0).to_numpy()
+        whole = _filled(values.view(pa.int32() if kind.bit_width == 32 else pa.int64()), 0).to_numpy()
         epoch = _EPOCH_DAYS if kind == pa.date32() else _EPOCH_US if pa.types.is_timestamp(kind) else 0
         return _bytes_of((whole - epoch).astype(_FIXED[there][1]))
-    filled = pc.fill_null(values, False if kind == pa.bool_() else 0)
+    filled = _filled(values, False if kind == pa.bool_() else 0)
     return _bytes_of(filled.to_numpy(zero_copy_only=False).astype(_FIXED[there][1]))
+
+
+def _filled(values: pa.Array, value: int) -> pa.Array:
+    return pc.fill_null(values, value) if values.null_count else values  # for few rows the call is what costs
 
 
 def _bytes_of(numbers: np.ndarray[Any, Any]) -> _Block:
@@ -152,6 +156,8 @@ def rows(parts: Sequence[Part]) -> memoryview:
         else:
             flush()
             arrays.append(part)
+    if not arrays:
+        return memoryview(np.concatenate(blocks, axis=1).tobytes())
     flush()
     joined = pc.binary_join_element_wise(*arrays, b"", null_handling="replace", null_replacement=b"")
     end = np.frombuffer(joined.buffers()[1], np.int32)[joined.offset + len(joined)]

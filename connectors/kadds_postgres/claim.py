@@ -7,7 +7,7 @@ transaction that begins later sees the new epoch. That is what fences.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +17,8 @@ import psycopg
 from kadds.api.errors import FencedError, RetryableError
 from kadds_postgres.connection import Connection
 from kadds_postgres.names import quoted
-from kadds_postgres.transaction import Cursor, Transaction
+from kadds_postgres.pipeline import Answer, TextParameter
+from kadds_postgres.transaction import Transaction
 
 _OURS = 0x6B61646473  # "kadds": the advisory lock under which tables are made and changed
 LOCK = f"SELECT pg_catalog.pg_advisory_xact_lock({_OURS})"
@@ -60,12 +61,11 @@ class StateTables:
     def hold(self, transaction: Transaction, claim: Claim) -> None:
         """Keep newer claims waiting until the transaction ends; FencedError where there was one."""
 
-        def check(cursor: Cursor) -> None:
-            row = cursor.fetchone()
-            if row != (claim.epoch,):
+        def check(answer: Answer) -> None:
+            if answer.rows != ((str(claim.epoch),),):
                 raise FencedError(
                     f"subscription {claim.subscription} was claimed again "
-                    f"(epoch {row[0] if row else 'missing'}, this session has {claim.epoch})",
+                    f"(epoch {answer.rows[0][0] if answer.rows else 'missing'}, this session has {claim.epoch})",
                     hint="another Kadds delivers it now, or the tables of Kadds were replaced; this one stops",
                 )
 
@@ -80,7 +80,7 @@ class StateTables:
                 f"INSERT INTO {self._cursors} SELECT $1, s.stream, s.cursor "
                 "FROM unnest($2::pg_catalog._text, $3::pg_catalog._text) AS s(stream, cursor) "
                 "ON CONFLICT (subscription, stream) DO UPDATE SET cursor = excluded.cursor",
-                [claim.subscription, list(cursors.keys()), list(cursors.values())],
+                [claim.subscription, _text_array(cursors.keys()), _text_array(cursors.values())],
             )
 
     def _make_missing(self, connection: Connection) -> None:
@@ -123,3 +123,8 @@ class StateTables:
             + (f": {who}" if who else ""),
             hint=f"it goes on when that transaction ends; if its client is gone for good, {end} ends it",
         )
+
+
+def _text_array(texts: Iterable[str]) -> TextParameter:
+    quoted_texts = ('"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"' for text in texts)
+    return TextParameter(f"{{{','.join(quoted_texts)}}}".encode())

@@ -96,4 +96,4 @@ def connect(settings: ConnectionSettings, **more: Any) -> Connection:
     `replication="database"` makes it one of the replication protocol.
     """
     with translated(settings.url):
-        return psycopg.connect(**{**parameters(settings), "prepare_threshold": None, **more}, autocommit=True)
+        return psycopg.connect(**{**parameters(settings), **more}, autocommit=True, prepare_threshold=None)

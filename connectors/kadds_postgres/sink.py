@@ -30,14 +30,12 @@ from kadds_postgres.connection import Connection, connect
 from kadds_postgres.errors import translated
 from kadds_postgres.existing import FINGERPRINT, find
 from kadds_postgres.names import table_name
+from kadds_postgres.pipeline import Answer, Pipeline
 from kadds_postgres.settings import PostgresSinkSettings
 from kadds_postgres.sink_types import note
-from kadds_postgres.staged import register
 from kadds_postgres.steps import Progress, apply
 from kadds_postgres.table import Layout, cautions, differences, evolution, prepare, unnameable
-from kadds_postgres.transaction import Check, Cursor, Transaction
-
-_PREPARE_THRESHOLD = 2  # a statement that comes more often than this is kept prepared by the server
+from kadds_postgres.transaction import Check, Transaction
 
 
 class PostgresSink:
@@ -88,12 +86,8 @@ class PostgresSink:
 
     def claim(self, subscription: str) -> Session:
         """Become the only writer of `subscription`; the raised epoch is committed when this returns."""
-        # Planning the statements of a small delivery takes the server as long as running them.
-        connection = connect(
-            self.settings, application_name=f"kadds {subscription}", prepare_threshold=_PREPARE_THRESHOLD
-        )
+        connection = connect(self.settings, application_name=f"kadds {subscription}")
         try:
-            register(connection)
             with translated(self.settings.url):
                 claim = self.state.claim(connection, subscription, self.settings.claim_timeout_seconds)
         except BaseException:
@@ -129,6 +123,7 @@ class PostgresSession:
         self._sink = sink
         self._settings = sink.settings
         self._connection = connection
+        self._pipeline = Pipeline(connection)
         self._claim = claim
         self._layouts: dict[str, tuple[Target, Layout, Progress]] = {}
         self._oids: dict[str, int] = {}  # of the tables that this session has found or made
@@ -154,7 +149,7 @@ class PostgresSession:
             progress = Progress()
             if target.mode is not Mode.APPEND:
                 rows = transaction.fetch(f"SELECT NOT EXISTS (SELECT 1 FROM {layout.name.sql})")
-                progress.only_new = rows == [(True,)]
+                progress.only_new = rows == [("t",)]
             transaction.commit()
         self._oids[target.name] = layout.existing.oid
         self._layouts[target.name] = (target, layout, progress)
@@ -206,7 +201,7 @@ class PostgresSession:
         url = self._settings.url
         if self._connection.closed:
             raise RetryableError("the connection of this session is gone", where=str(url), hint="claim it again")
-        transaction = Transaction(self._connection, url)
+        transaction = Transaction(self._connection, self._pipeline, url)
         try:
             transaction.begin()
             self._sink.state.hold(transaction, self._claim)
@@ -222,9 +217,8 @@ class PostgresSession:
 
 
 def _unchanged(layout: Layout) -> Check:
-    def check(cursor: Cursor) -> None:
-        row = cursor.fetchone()
-        if row is None or row[0] != layout.existing.fingerprint:
+    def check(answer: Answer) -> None:
+        if answer.rows != ((layout.existing.fingerprint,),):
             raise _OutdatedError(f"table {layout.name} changes all the time")
 
     return check

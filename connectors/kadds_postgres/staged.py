@@ -16,49 +16,15 @@ from typing import Any, cast
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from psycopg.adapt import Dumper
-from psycopg.pq import Format
 
 from kadds.api.change import text_cells
 from kadds_postgres.binary import Part, array, cells, copy_rows
-from kadds_postgres.connection import Connection
 from kadds_postgres.copy import array_literal, copy_text
+from kadds_postgres.pipeline import BinaryParameter, TextParameter
 from kadds_postgres.sink_text import texts
 from kadds_postgres.table import Layout, StoredColumn
 
 _PIECE_BYTES = 8 << 20  # of values in one statement or one message of COPY
-
-
-@dataclass(frozen=True)
-class TextParameter:
-    """A value in its text form; its type is what the statement casts it to."""
-
-    data: bytes
-
-
-@dataclass(frozen=True)
-class BinaryParameter:
-    """A value in its binary form; its type is what the statement casts it to."""
-
-    data: bytes
-
-
-class _TextDumper(Dumper):
-    def dump(self, obj: TextParameter) -> bytes:
-        return obj.data
-
-
-class _BinaryDumper(Dumper):
-    format = Format.BINARY
-
-    def dump(self, obj: BinaryParameter) -> bytes:
-        return obj.data
-
-
-def register(connection: Connection) -> None:
-    """Let the connection take both kinds of parameters."""
-    connection.adapters.register_dumper(TextParameter, _TextDumper)
-    connection.adapters.register_dumper(BinaryParameter, _BinaryDumper)
 
 
 @dataclass(frozen=True, eq=False)

@@ -18,10 +18,11 @@ from kadds.api.connector import Append, Delete, Rekey, Step, Truncate, Upsert
 from kadds.api.errors import DataError, UnknownInputError
 from kadds_postgres.existing import OWN_COLUMNS
 from kadds_postgres.names import quoted
+from kadds_postgres.pipeline import Answer, TextParameter
 from kadds_postgres.sink_text import texts
-from kadds_postgres.staged import Staged, TextParameter, given_as_text, pieces, stage_keys, stage_rows
+from kadds_postgres.staged import Staged, given_as_text, pieces, stage_keys, stage_rows
 from kadds_postgres.table import Layout, StoredColumn
-from kadds_postgres.transaction import Check, Cursor, Transaction
+from kadds_postgres.transaction import Check, Transaction
 
 #: From so many rows on COPY into the table itself is tried, which costs some round trips more.
 COPY_ROWS = 500
@@ -92,10 +93,10 @@ def _check_texts(transaction: Transaction, layout: Layout, given_texts: dict[int
 
 
 def _none_cut(column: StoredColumn) -> Check:
-    def check(cursor: Cursor) -> None:
-        if row := cursor.fetchone():
+    def check(answer: Answer) -> None:
+        if answer.rows:
             raise DataError(
-                f"column {column.name} is {column.there.type} and cannot hold {str(row[0])!r} as it is",
+                f"column {column.name} is {column.there.type} and cannot hold {answer.rows[0][0]!r} as it is",
                 hint=f"make column {column.name} wider in the target, or leave it out of the contract",
             )
 
@@ -103,10 +104,10 @@ def _none_cut(column: StoredColumn) -> Check:
 
 
 def _all_taken(count: int) -> Check:
-    def check(cursor: Cursor) -> None:
-        if cursor.rowcount != count:
+    def check(answer: Answer) -> None:
+        if answer.count != count:
             raise DataError(
-                f"the table took {cursor.rowcount} of {count} rows",
+                f"the table took {answer.count} of {count} rows",
                 hint="a trigger of the table leaves rows out; disable it, or give the target another name",
             )
 
@@ -170,7 +171,7 @@ def _move_rows(
         )
     table, moved = layout.name.sql, 'pg_temp."_kadds_moved"'
     transaction.send(f"LOCK TABLE {table} IN ROW EXCLUSIVE MODE")
-    own = {name for (name,) in transaction.fetch(OWN_COLUMNS, [layout.existing.oid])}
+    own = {str(name) for (name,) in transaction.fetch(OWN_COLUMNS, [layout.existing.oid])}
     kept = ", ".join(quoted(name) for name in sorted(own - {column.name for column in layout.key}))
     keys = ", ".join(column.sql for column in layout.key)
     numbered = [f"k{number}" for number in range(len(layout.key))]
@@ -290,7 +291,7 @@ def _range_is_empty(transaction: Transaction, layout: Layout, rows: pa.RecordBat
         f"WHERE t.{first.sql} BETWEEN $1::{first.there.base} AND $2::{first.there.base})",
         [TextParameter(str(least[0]).encode()), TextParameter(str(greatest[0]).encode())],
     )
-    return not found[0][0]
+    return found == [("f",)]
 
 
 def _update(
@@ -328,10 +329,10 @@ def _update(
             transaction.send(statement, parameters, _all_taken(count), staged)
 
 
-def _none_absent(cursor: Cursor) -> None:
-    if row := cursor.fetchone():
+def _none_absent(answer: Answer) -> None:
+    if answer.rows:
         raise DataError(
-            f"the row with key {row[0]} has cells that were not given and is not in the target",
+            f"the row with key {answer.rows[0][0]} has cells that were not given and is not in the target",
             hint="rows are missing in the target: `kadds resync` loads the table again",
         )
 

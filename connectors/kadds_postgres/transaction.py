@@ -7,9 +7,8 @@ of all; an outcome that is not known is a RetryableError and closes the connecti
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
 
 import psycopg
 
@@ -18,17 +17,16 @@ from kadds.api.settings import SecretUrl
 from kadds_postgres.binary import COPY_HEAD, COPY_TAIL
 from kadds_postgres.connection import Connection
 from kadds_postgres.errors import as_ours
+from kadds_postgres.pipeline import Answer, Parameter, Pipeline
 from kadds_postgres.staged import Staged
 
-Cursor = psycopg.Cursor[tuple[Any, ...]]
-Check = Callable[[Cursor], None]
+Check = Callable[[Answer], None]
 
 
-@dataclass
+@dataclass(frozen=True)
 class _Sent:
     """A statement whose answer has not been looked at."""
 
-    cursor: Cursor
     check: Check | None
     where: str | None
     staged: Staged | None
@@ -37,11 +35,12 @@ class _Sent:
 class Transaction:
     """An open transaction of one connection, which is in autocommit: BEGIN goes out with the first statements."""
 
-    def __init__(self, connection: Connection, url: SecretUrl) -> None:
+    def __init__(self, connection: Connection, pipeline: Pipeline, url: SecretUrl) -> None:
         self._connection = connection
+        self._pipeline = pipeline
         self._url = url
         self._pending: list[_Sent] = []
-        self._pipeline: ExitStack | None = None
+        self._failed: _Sent | None = None
         self.where: str | None = None
         self._copied: Staged | None = None
 
@@ -54,34 +53,34 @@ class Transaction:
         self.where = where
 
     def send(
-        self, statement: str, parameters: Sequence[Any] = (), check: Check | None = None, staged: Staged | None = None
+        self,
+        statement: str,
+        parameters: Sequence[Parameter] = (),
+        check: Check | None = None,
+        staged: Staged | None = None,
     ) -> None:
         """Send a statement with parameters `$1`, …; `check` looks at its answer before anything is committed."""
-        if self._pipeline is None:
-            self._pipeline = ExitStack()
-            self._pipeline.enter_context(self._connection.pipeline())
-        cursor = psycopg.RawCursor(self._connection)
-        self._pending.append(_Sent(cursor, check, self.where, staged))
-        cursor.execute(statement.encode(), parameters or None)
+        self._pending.append(_Sent(check, self.where, staged))
+        self._pipeline.send(statement, parameters)
 
     def settle(self) -> None:
-        """Wait for all answers and look at them, in order."""
-        pipeline, self._pipeline = self._pipeline, None
-        if pipeline is not None:
-            pipeline.close()
-        while self._pending:
-            sent = self._pending.pop(0)
+        """Wait for all answers and look at them, in order: what an earlier one shows wins over a later one's error."""
+        pending, self._pending = self._pending, []
+        for sent, answer in zip(pending, self._pipeline.answers(), strict=False):
+            if isinstance(answer, psycopg.Error):
+                self._failed = sent
+                raise answer
             if sent.check is not None:
                 try:
-                    sent.check(sent.cursor)
+                    sent.check(answer)
                 except KaddsError as error:
                     error.where = error.where or sent.where
                     raise
 
-    def fetch(self, statement: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
-        """Send a statement and wait for its rows."""
-        found: list[tuple[Any, ...]] = []
-        self.send(statement, parameters, lambda cursor: found.extend(cursor.fetchall()))
+    def fetch(self, statement: str, parameters: Sequence[Parameter] = ()) -> list[tuple[str | None, ...]]:
+        """Send a statement and wait for its rows, as PostgreSQL's text."""
+        found: list[tuple[str | None, ...]] = []
+        self.send(statement, parameters, lambda answer: found.extend(answer.rows))
         self.settle()
         return found
 
@@ -104,7 +103,10 @@ class Transaction:
         self.settle()
         self.where = None
         try:
-            status = self._connection.execute("COMMIT").statusmessage
+            self._pipeline.send("COMMIT")
+            (answer,) = self._pipeline.answers()
+            if isinstance(answer, psycopg.Error):
+                raise answer
         except psycopg.Error as error:
             ours = as_ours(error, self._url)
             if error.sqlstate is not None and isinstance(ours, DataError | RefusedError):
@@ -115,45 +117,33 @@ class Transaction:
                 where=str(self._url),
                 hint="Kadds claims the subscription again and reads from its cursors whether the commit happened",
             ) from error
-        if status != "COMMIT":
-            raise RetryableError(f"the server answered COMMIT with {status}", where=str(self._url))
+        if answer.status != "COMMIT":
+            raise RetryableError(f"the server answered COMMIT with {answer.status}", where=str(self._url))
 
     def undone(self, error: BaseException) -> KaddsError | None:
         """Roll back; `error` as one of ours, None for what is none of PostgreSQL's.
 
-        What an earlier statement found wins: whoever was fenced is told so, whatever went wrong behind it.
+        What was sent and not looked at is looked at now: whoever was fenced is told so, whatever went wrong behind it.
         """
-        sent = next((sent for sent in self._pending if sent.cursor.statusmessage is None), None)
-        found = self._found_before(sent) if isinstance(error, psycopg.Error) else None
-        if self._pipeline is not None:
-            with suppress(psycopg.Error, OSError):
-                self._pipeline.close()
+        found: BaseException | None = None
+        try:
+            self.settle()
+        except (KaddsError, psycopg.Error, OSError) as earlier:
+            found = earlier
         with suppress(psycopg.Error, OSError):
             self._connection.execute("ROLLBACK")
-        if found is not None:
+        if isinstance(found, KaddsError):
             return found
         if not isinstance(error, psycopg.Error | OSError):
             return None
-        where, staged = (sent.where, sent.staged) if sent is not None else (self.where, self._copied)
+        where, staged = self.where, self._copied
+        if self._failed is not None:
+            where, staged = self._failed.where, self._failed.staged
         ours = as_ours(error, self._url, where)
         if isinstance(ours, DataError) and staged is not None and not self._connection.closed:
             with suppress(psycopg.Error, OSError):
                 self._name_column(ours, staged)
         return ours
-
-    def _found_before(self, failed: _Sent | None) -> KaddsError | None:
-        for sent in self._pending:
-            if sent is failed:
-                return None
-            if sent.check is not None:
-                try:
-                    sent.check(sent.cursor)
-                except KaddsError as error:
-                    error.where = error.where or sent.where
-                    return error
-                except psycopg.Error:
-                    return None
-        return None
 
     def _name_column(self, error: DataError, staged: Staged) -> None:
         """Find the column whose values the server refuses, by reading them once more one column at a time."""
@@ -165,19 +155,21 @@ class Transaction:
                 return
             only = Staged()
             only.columns.append(column)
-            cursor = psycopg.RawCursor(self._connection)
             kind = stored.there.type if "(" in stored.there.type else stored.there.base
             refused = f"column {stored.name}, {stored.there.type}: {error.message}"
             try:
                 statement = (
                     f"SELECT count({column.value}), bool_or({column.value}::text <> {column.value}::{kind}::text)"
                 )
-                row = cursor.execute(f"{statement} FROM {only.relation}".encode(), only.parameters).fetchone()
+                self._pipeline.send(f"{statement} FROM {only.relation}", only.parameters)
+                (answer,) = self._pipeline.answers()
+                if isinstance(answer, psycopg.Error):
+                    raise answer
             except psycopg.DataError as found:
                 text = (found.diag.message_primary or "").strip()
                 error.message = f"column {stored.name}, {stored.there.type}: {text}"
             else:
-                if row is None or not row[1]:
+                if answer.rows[0][1] != "t":
                     continue
                 error.message = refused
             error.args = (error.message,)
