@@ -93,11 +93,15 @@ class StreamState:
 
 @dataclass(frozen=True)
 class TablesState:
-    """The captured tables by oid, of one generation; `number` rises with each writing."""
+    """The captured tables by oid, of one generation; `number` rises with each writing.
+
+    `uncopied`: some have been captured without a copy, so the log may have rows of a table that was never copied.
+    """
 
     generation: int
     number: int = 0
     tables: Mapping[int, Captured] = field(default_factory=dict)
+    uncopied: bool = False
 
     def with_changes(self, stream: StreamState) -> TablesState:
         """With what the stream has recorded since this was written, and this lacks."""
@@ -108,11 +112,12 @@ class TablesState:
     def encode(self) -> bytes:
         """JSON."""
         tables = [captured.to_json() for captured in self.tables.values()]
-        return json.dumps([self.generation, self.number, tables], separators=(",", ":"), ensure_ascii=False).encode()
+        plain = [self.generation, self.number, tables, self.uncopied]
+        return json.dumps(plain, separators=(",", ":"), ensure_ascii=False).encode()
 
     @classmethod
     def decode(cls, data: bytes) -> TablesState:
         """What `encode` wrote."""
-        generation, number, tables = json.loads(data)
+        generation, number, tables, uncopied = json.loads(data)
         captured = map(Captured.from_json, tables)
-        return cls(generation, number, {one.oid: one for one in captured})
+        return cls(generation, number, {one.oid: one for one in captured}, uncopied)

@@ -272,7 +272,7 @@ class Session:
             )
             found = snapshot.tables(tables)
             for table in found:
-                snapshot.copy(table, emptied=generation > 1)
+                snapshot.copy(table, emptied=generation > 1 or self._tables.uncopied)
         kept = self._tables.tables if self._tables.generation == generation and captured_from else {}
         self._captured({**kept, **{table.oid: _captured(table, captured_from) for table in found}})
 
@@ -281,7 +281,8 @@ class Session:
         settle(self._note_tables(tables, gaps), self._stopping)
 
     def _note_tables(self, tables: dict[int, Captured], gaps: Sequence[Control] = ()) -> Future[Appended]:
-        self._tables = TablesState(self._state.generation, self._tables.number + 1, tables)
+        uncopied = self._tables.uncopied or self._settings.snapshot is When.NEVER
+        self._tables = TablesState(self._state.generation, self._tables.number + 1, tables, uncopied)
         noted = Control(ControlKind.PROGRESS, 0, None, {"tables": len(tables)})
         transaction = Transactions.one(
             sequence(0, self._tables.number),

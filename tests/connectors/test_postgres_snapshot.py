@@ -236,6 +236,25 @@ def test_never_captures_what_comes_and_nothing_that_is_there(database: CapturedD
     assert [row.values["id"] for row in log.rows("public.later")] == [2]
 
 
+@pytest.mark.parametrize("streamed_from", ["begin", "later"])
+def test_never_followed_by_initial_copies_a_table_made_again_behind_a_truncate(
+    database: CapturedDatabase, streamed_from: str
+) -> None:
+    log = MemoryLog()
+    if streamed_from == "later":
+        database.run("CREATE TABLE first (id integer PRIMARY KEY)")
+        database.capture(log)
+    database.run(ORDERS)
+    database.capture(log, snapshot="never")
+    database.run("INSERT INTO orders VALUES (1, 'streamed')")
+    database.capture(log, snapshot="never")
+    database.run("DROP TABLE orders")
+    database.capture(log)
+    database.run(ORDERS, "INSERT INTO orders VALUES (2, 'copied')")
+    database.capture(log)
+    same_rows(log, database, "public.orders")
+
+
 def test_only_copies_once_and_makes_nothing_on_the_server(database: CapturedDatabase) -> None:
     log = MemoryLog()
     database.run("CREATE TABLE orders (id integer, label text)", "INSERT INTO orders VALUES (1, 'there')")
