@@ -216,6 +216,10 @@ def _parts(messages: Sequence[bytes | memoryview]) -> Iterator[Sequence[bytes | 
     if sum(map(len, messages)) <= _BLOCK_BYTES_MAX:
         yield messages
         return
+    if sum(map(len, messages)) <= _BLOCK_BYTES_MAX:
+        if messages:
+            yield messages
+        return
     first = size = 0
     for number, length in enumerate(map(len, messages)):
         if size and size + length > _BLOCK_BYTES_MAX:

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 
 import psycopg
 
+from kadds.api.errors import UnknownInputError
 from kadds_postgres.channel import Channel
 from kadds_postgres.wire import HEADER_BYTES
 
@@ -31,8 +32,9 @@ _ASK_SECONDS = 0.02
 _GATHER_SECONDS = 0.005  # how long a busy stream gathers, since decoding costs nearly the same for few as for many
 _GATHER_BYTES = 256 << 10
 _BUSY_MESSAGES = 32
-_DATA = ord("w")
-_COMMIT = ord("C")
+_PAUSE_MILLISECONDS = 1
+_KEEPALIVE, _KEEPALIVE_BYTES = ord("k"), 18
+_COMMIT, _COMMIT_BYTES = ord("C"), HEADER_BYTES + 26
 _UNIX_TO_POSTGRES_SECONDS = 946_684_800  # PostgreSQL counts from 2000
 
 
@@ -64,6 +66,8 @@ class Receiver:
         self._poll = select.poll()
         self._poll.register(channel.pgconn.socket, select.POLLIN)
         self._poll.register(self._woken, select.POLLIN)
+        self._interrupted = select.poll()
+        self._interrupted.register(self._woken, select.POLLIN)
         self._thread = threading.Thread(target=self._run, name="kadds-postgres-receive", daemon=True)
         self._thread.start()
 
@@ -132,20 +136,22 @@ class Receiver:
         connection = self._channel.pgconn
         take = connection.get_copy_data
         messages: list[memoryview] = []
-        size = idle = 0
+        size = idle = since_wait = 0
         whole = False  # whether a transaction ends among the messages: before that there is nothing to append
         while not self._stopping:
             count, data = take(1)
-            if count > 0:
-                if data[0] != _DATA:
-                    idle = self._keepalive(data)
-                    continue
+            if count > _KEEPALIVE_BYTES:
                 messages.append(data)
                 size += count
                 idle = 0
-                whole = whole or data[HEADER_BYTES] == _COMMIT
+                since_wait += 1
+                if count == _COMMIT_BYTES and data[HEADER_BYTES] == _COMMIT:
+                    whole = True
                 if size < _HAND_OVER_BYTES:
                     continue
+            elif count > 0:
+                idle = self._keepalive(data)
+                continue
             if whole or idle or size >= _HAND_OVER_BYTES:
                 self._hand_over(messages, size, idle)
                 messages, size, idle, whole = [], 0, 0, False
@@ -153,10 +159,18 @@ class Receiver:
                 raise _ended(self._channel)
             if count == 0:
                 self._tell_if_due()
+                if since_wait > _BUSY_MESSAGES:  # the server sends row by row: let some come before the next call
+                    self._interrupted.poll(_PAUSE_MILLISECONDS)
+                since_wait = 0
                 self._wait()
                 connection.consume_input()
 
     def _keepalive(self, data: memoryview) -> int:
+        if data[0] != _KEEPALIVE:
+            raise UnknownInputError(
+                f"the server sent a message {chr(data[0])!r} in its stream, which this version does not understand",
+                where="replication protocol",
+            )
         lsn, _, reply = struct.unpack_from(">QQB", data, 1)
         if reply:
             self._tell()
