@@ -144,7 +144,7 @@ class Session:
         generation = before.generation + 1
         controls = [Control(ControlKind.PROGRESS, 0, None, {"phase": "snapshot", "generation": generation})]
         if gap is not None:
-            facts = {"reason": gap.message, "from": lsn_text(before.lsn), "lineage": before.lineage}
+            facts = {"reason": gap.message, "from": lsn_text(before.lsn), "lineage": before.lineage, "copied": True}
             controls.append(Control(ControlKind.GAP, 1, None, facts))
         self._state = StreamState(
             Phase.SNAPSHOT, generation, self._slot, self._publication, server.lineage, server.insert_lsn, self._reader
@@ -230,9 +230,8 @@ class Session:
 
     def _unpublished(self, table: Table, lsn: int) -> Control:
         reason = f"publication {self._publication} was altered, and has left out changes of the table for some time"
-        return Control(
-            ControlKind.GAP, 0, table, {"reason": reason, "from": lsn_text(lsn), "lineage": self._state.lineage}
-        )
+        facts = {"reason": reason, "from": lsn_text(lsn), "lineage": self._state.lineage, "copied": True}
+        return Control(ControlKind.GAP, 0, table, facts)
 
     def _current(self, catalog: Catalog) -> list[CatalogTable]:
         """The wanted tables as they are now."""

@@ -52,7 +52,7 @@ class ControlKind(StrEnum):
     SCHEMA = "schema"  # from here on the stream has the table's columns of `table`
     SNAPSHOT_BEGIN = "snapshot-begin"  # rows of generation `generation` follow
     SNAPSHOT_END = "snapshot-end"  # generation `generation` is complete
-    GAP = "gap"  # changes between two positions are missing, `reason` says why
+    GAP = "gap"  # changes are missing, `reason` says why; with `copied`, a whole copy of the table follows at once
     STOPPED = "stopped"  # the stream takes no changes until `resumed`
     RESUMED = "resumed"
     HEARTBEAT = "heartbeat"  # written by Kadds itself, to measure the whole way

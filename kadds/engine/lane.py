@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
+import structlog
 
 from kadds.api.change import ControlKind
 from kadds.api.connector import Delivery, Event, Mode, SinkAbilities, SourceAbilities, Step, Target
@@ -33,6 +34,8 @@ from kadds.engine.view import View
 from kadds.log.log import Log
 from kadds.log.slice import LoggedControl, Slice
 from kadds.log.stream import Stream, qualified_name
+
+_logger = structlog.get_logger(__name__)
 
 WHOLE_SUBSCRIPTION = ""  # the cursor's name in transactional mode
 _JUST_MOVE = frozenset(
@@ -380,10 +383,16 @@ def _versions(found: Slice) -> list[tuple[int, Stream, Table, Mapping[str, Any]]
 
 
 def _check_controls(controls: Iterable[LoggedControl]) -> None:
-    """GapError for a gap; UnknownInputError for a kind that this version does not know."""
+    """GapError for a gap; UnknownInputError for a kind that this version does not know.
+
+    A gap behind which the source copies the table anew is said, and passed: what follows it is right again.
+    """
     for control in controls:
         if control.kind == ControlKind.GAP:
             reason = control.facts.get("reason", "no reason is given")
+            if control.facts.get("copied"):
+                _logger.warning("gap_before_a_copy", stream=control.stream.label, offset=control.offset, reason=reason)
+                continue
             raise GapError(
                 f"changes are missing before offset {control.offset}: {reason}",
                 where=control.stream.label,

@@ -335,6 +335,20 @@ def test_a_gap_stops_its_table_by_name_behind_what_stands_before_it(tmp_path: Pa
         assert rows_of(storage, "public.items") == [(1, "x"), (2, "y")]
 
 
+def test_a_gap_that_a_copy_of_the_table_follows_is_passed(tmp_path: Path) -> None:
+    storage = FakeStorage()
+    with log_in(tmp_path) as log, engine_on(log) as engine:
+        feed = Feed(log)
+        add_fake_sink(engine, storage)
+        engine.add_subscription(subscription())
+        engine.start()
+        feed((ORDERS, C, [(1, "a")]))
+        feed(controls=[Control(ControlKind.GAP, 0, ORDERS, {"reason": "the slot was lost", "copied": True})])
+        feed((ORDERS, C, [(2, "b")]))
+        assert not caught_up(engine).problems
+        assert rows_of(storage) == [(1, "a"), (2, "b")]
+
+
 @pytest.mark.parametrize("again", [True, False])
 def test_a_log_that_cannot_continue_a_sinks_cursor_is_a_named_gap(tmp_path: Path, again: bool) -> None:
     storage = FakeStorage()
