@@ -38,7 +38,7 @@ def configure(secrets: frozenset[str], *, person: bool) -> None:
         logger_factory=lambda *_: _Lines(),
         cache_logger_on_first_use=False,
     )
-    for name in ("apscheduler",):
+    for name in ("apscheduler", "psycopg"):
         library = logging.getLogger(name)
         library.handlers = [_ToStructlog()]
         library.propagate = False
