@@ -406,13 +406,21 @@ def test_columns_at_a_time_give_what_row_after_row_gives(
 def test_transactions_one_by_one_give_what_row_after_row_gives(
     messages: list[bytes], ignored: set[int], captured_from: dict[int, int]
 ) -> None:
-    """The second time without Relation messages, so that each transaction is plain, and few."""
-    plain = [message for message in messages if message[25] in b"BIUDC"]
+    """The second time without Relation messages, so that each transaction is plain, and few.
+
+    Tables that have changed are left out of it: their older rows would be read as newer ones.
+    """
+    versions: dict[bytes, set[bytes]] = {}
+    for message in messages:
+        if message[25:26] == b"R":
+            versions.setdefault(message[26:30], set()).add(message[25:])
+    plain = [
+        message
+        for message in messages
+        if message[25] in b"BC" or (message[25] in b"IUD" and len(versions[message[26:30]]) == 1)
+    ]
     ours, reference = (kind(Declared(sorted(ignored), captured_from)) for kind in (decoder, Reference))
-    try:
-        found = flat([event for part in (messages, *by_transaction(plain)) for event in ours.decode(part)])
-    except UnknownInputError:
-        return  # a row of an older version of its table
+    found = flat([event for part in (messages, *by_transaction(plain)) for event in ours.decode(part)])
     assert found == reference.decode([*messages, *plain])
 
 
