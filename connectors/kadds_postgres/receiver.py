@@ -32,7 +32,6 @@ _ASK_SECONDS = 0.02
 _GATHER_SECONDS = 0.005  # how long a busy stream gathers, since decoding costs nearly the same for few as for many
 _GATHER_BYTES = 256 << 10
 _BUSY_MESSAGES = 32
-_PAUSE_MILLISECONDS = 1
 _KEEPALIVE, _KEEPALIVE_BYTES = ord("k"), 18
 _COMMIT, _COMMIT_BYTES = ord("C"), HEADER_BYTES + 26
 _UNIX_TO_POSTGRES_SECONDS = 946_684_800  # PostgreSQL counts from 2000
@@ -66,8 +65,6 @@ class Receiver:
         self._poll = select.poll()
         self._poll.register(channel.pgconn.socket, select.POLLIN)
         self._poll.register(self._woken, select.POLLIN)
-        self._interrupted = select.poll()
-        self._interrupted.register(self._woken, select.POLLIN)
         self._thread = threading.Thread(target=self._run, name="kadds-postgres-receive", daemon=True)
         self._thread.start()
 
@@ -136,7 +133,7 @@ class Receiver:
         connection = self._channel.pgconn
         take = connection.get_copy_data
         messages: list[memoryview] = []
-        size = idle = since_wait = 0
+        size = idle = 0
         whole = False  # whether a transaction ends among the messages: before that there is nothing to append
         while not self._stopping:
             count, data = take(1)
@@ -144,7 +141,6 @@ class Receiver:
                 messages.append(data)
                 size += count
                 idle = 0
-                since_wait += 1
                 if count == _COMMIT_BYTES and data[HEADER_BYTES] == _COMMIT:
                     whole = True
                 if size < _HAND_OVER_BYTES:
@@ -159,9 +155,6 @@ class Receiver:
                 raise _ended(self._channel)
             if count == 0:
                 self._tell_if_due()
-                if since_wait > _BUSY_MESSAGES:  # the server sends row by row: let some come before the next call
-                    self._interrupted.poll(_PAUSE_MILLISECONDS)
-                since_wait = 0
                 self._wait()
                 connection.consume_input()
 
