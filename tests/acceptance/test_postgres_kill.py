@@ -31,6 +31,7 @@ pytestmark = [pytest.mark.own_server("postgres"), pytest.mark.soak]
 ROUNDS = int(os.environ.get("KADDS_SOAK_ROUNDS", "10"))
 FIRST_SEED = int(os.environ.get("KADDS_SOAK_SEED", "1"))
 KILLS = os.environ.get("KADDS_SOAK_KILLS")
+assert KILLS in (None, "kadds", "source", "target"), f"KADDS_SOAK_KILLS is {KILLS!r}; it is kadds, source or target"
 ROUNDS_OF_A_BED = 7  # then another begins, with an empty log
 LONGEST_SECONDS = 2.5  # from when the log is being opened; loading Python's libraries before that is not Kadds
 STARTING_SECONDS = 30.0
