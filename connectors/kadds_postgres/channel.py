@@ -144,7 +144,7 @@ class Channel:
         """The first row of a query that always has one."""
         return self.rows(query, *parameters)[0]
 
-    def copy_out(self, query: str, *, rows_max: int, bytes_max: int) -> Iterator[list[memoryview]]:
+    def copy_out(self, query: str, *, rows_max: int, bytes_max: int) -> Iterator[list[bytes]]:
         """The messages of a COPY TO STDOUT, each one row, in lists of about these sizes.
 
         A caller that does not read to the end has to close the channel.
@@ -152,12 +152,12 @@ class Channel:
         with translated(self._owner.settings.url):
             self.begin_copy(query)
             take = self.pgconn.get_copy_data
-            rows: list[memoryview] = []
+            rows: list[bytes] = []
             size = 0
             while True:
                 count, data = take(1)
                 if count > 0:
-                    rows.append(data)
+                    rows.append(bytes(data))
                     size += count
                     if size >= bytes_max or len(rows) >= rows_max:
                         yield rows

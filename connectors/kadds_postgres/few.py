@@ -56,7 +56,7 @@ class _Row:
     cells: _Cells
 
 
-def decode_few(messages: Sequence[bytes | memoryview], versions: Versions) -> Few | None:
+def decode_few(messages: Sequence[bytes], versions: Versions) -> Few | None:
     """The changes of `messages`, None where they are not few, plain and whole transactions."""
     if len(messages) > _MESSAGES_MAX or sum(map(len, messages)) > _BYTES_MAX or min(map(len, messages)) < _AFTER_HEADER:
         return None
@@ -66,8 +66,7 @@ def decode_few(messages: Sequence[bytes | memoryview], versions: Versions) -> Fe
     rows: list[_Row] = []
     commits: list[Committed] = []
     first, commit_lsn, xid = 0, None, 0
-    for kind, received in zip(kinds, messages, strict=True):
-        message = bytes(received)
+    for kind, message in zip(kinds, messages, strict=True):
         if message[0] != ord("w") or (kind == _BEGIN) != (commit_lsn is None):
             return None  # an error, which the other way finds and names
         if kind == _BEGIN:

@@ -101,7 +101,7 @@ class MessageDecoder:
     def __init__(self, relations: Relations) -> None:
         self._versions = Versions(relations)
 
-    def few(self, messages: Sequence[bytes | memoryview]) -> Few | None:
+    def few(self, messages: Sequence[bytes]) -> Few | None:
         """The changes of few plain messages, whole transactions; None where they are not such."""
         return decode_few(messages, self._versions)
 

@@ -108,7 +108,7 @@ class Decoder:
         """Whether a Begin has come without its Commit."""
         return self._large is not None or bool(self._waiting)
 
-    def decode(self, messages: Sequence[bytes | memoryview]) -> list[Event]:
+    def decode(self, messages: Sequence[bytes]) -> list[Event]:
         """What these messages complete; `messages` are payloads of CopyData: XLogData with a message of pgoutput.
 
         An incomplete last transaction is kept until its Commit comes, or goes on in pieces once it is large.
@@ -211,11 +211,8 @@ class Decoder:
             yield Ended(self._generation + key, key, lsn_text(self.position), committed, large.origin)
 
 
-def _parts(messages: Sequence[bytes | memoryview]) -> Iterator[Sequence[bytes | memoryview]]:
+def _parts(messages: Sequence[bytes]) -> Iterator[Sequence[bytes]]:
     """The messages, cut into parts that are no larger than a block may be."""
-    if sum(map(len, messages)) <= _BLOCK_BYTES_MAX:
-        yield messages
-        return
     if sum(map(len, messages)) <= _BLOCK_BYTES_MAX:
         if messages:
             yield messages

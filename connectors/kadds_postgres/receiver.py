@@ -41,7 +41,7 @@ _UNIX_TO_POSTGRES_SECONDS = 946_684_800  # PostgreSQL counts from 2000
 class Received:
     """Messages in order; behind them the server has read its own log up to `idle_lsn` (0: it has not said)."""
 
-    messages: list[memoryview]
+    messages: list[bytes]
     idle_lsn: int = 0
 
 
@@ -52,7 +52,7 @@ class Receiver:
         self._channel = channel
         self._status_seconds = min(_STATUS_SECONDS_MAX, sender_timeout_seconds / 3 or _STATUS_SECONDS_MAX)
         self._changed = threading.Condition()
-        self._queue: deque[tuple[list[memoryview], int, int]] = deque()  # messages, bytes, idle LSN
+        self._queue: deque[tuple[list[bytes], int, int]] = deque()  # messages, bytes, idle LSN
         self._bytes = 0
         self._busy = False  # whether the last that was taken was more than a handful
         self._error: Exception | None = None
@@ -132,13 +132,13 @@ class Receiver:
     def _receive(self) -> None:
         connection = self._channel.pgconn
         take = connection.get_copy_data
-        messages: list[memoryview] = []
+        messages: list[bytes] = []
         size = idle = 0
         whole = False  # whether a transaction ends among the messages: before that there is nothing to append
         while not self._stopping:
             count, data = take(1)
             if count > _KEEPALIVE_BYTES:
-                messages.append(data)
+                messages.append(bytes(data))  # the collector of garbage goes through memoryviews, not through bytes
                 size += count
                 idle = 0
                 if count == _COMMIT_BYTES and data[HEADER_BYTES] == _COMMIT:
@@ -169,7 +169,7 @@ class Receiver:
             self._tell()
         return int(lsn)
 
-    def _hand_over(self, messages: list[memoryview], size: int, idle: int) -> None:
+    def _hand_over(self, messages: list[bytes], size: int, idle: int) -> None:
         with self._changed:
             while self._bytes >= QUEUE_BYTES and not self._stopping:
                 self._changed.wait(min(_LOOK_SECONDS, self._status_seconds))

@@ -178,7 +178,7 @@ def _truncate(table: Table) -> ChangeBatch:
     return ChangeBatch.of(table, Op.TRUNCATE, nothing, first_ordinal=1, not_given=not_given)
 
 
-def _batch(table: Table, messages: Sequence[memoryview]) -> ChangeBatch:
+def _batch(table: Table, messages: Sequence[bytes]) -> ChangeBatch:
     values, as_text = typed_batch(table, parsed(b"".join(messages), len(table.columns)))
     return ChangeBatch.of(table, Op.READ, values, as_text=as_text)
 

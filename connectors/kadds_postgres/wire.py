@@ -32,7 +32,7 @@ class Block:
         self.kinds = self.octets[starts]
 
     @classmethod
-    def of(cls, messages: Sequence[bytes | memoryview]) -> Block:
+    def of(cls, messages: Sequence[bytes]) -> Block:
         """The messages as received; UnknownInputError where one is no XLogData with something in it."""
         data = b"".join([*messages, _PADDING])
         lengths = np.fromiter(map(len, messages), np.int64, len(messages))

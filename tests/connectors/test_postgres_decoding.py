@@ -472,7 +472,7 @@ def test_a_cut_at_any_place_changes_nothing(piece_bytes: int) -> None:
         ours = decoder(Declared(), piece_bytes=piece_bytes)
         assert flat(ours.decode(MIXED[:cut]) + ours.decode(MIXED[cut:])) == expected, f"cut at {cut}"
     one_by_one = decoder(Declared(), piece_bytes=piece_bytes)
-    assert flat([event for message in MIXED for event in one_by_one.decode([memoryview(message)])]) == expected
+    assert flat([event for message in MIXED for event in one_by_one.decode([message])]) == expected
 
 
 def test_the_position_moves_past_transactions_without_captured_rows() -> None:

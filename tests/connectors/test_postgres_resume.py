@@ -43,7 +43,7 @@ def all_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     take = Receiver.take
 
     def taking(this: Receiver, timeout_seconds: float) -> Received:
-        messages: list[memoryview] = []
+        messages: list[bytes] = []
         while not (received := take(this, timeout_seconds)).idle_lsn and not this._stopping:
             messages += received.messages
             this.ask()
