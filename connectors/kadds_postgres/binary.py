@@ -14,12 +14,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from kadds.api.arrays import offsets_of, values_of
 from kadds_postgres.sink_text import refuse_nul, refuse_out_of_range
 
 _EPOCH_DAYS = 10_957  # 2000-01-01, from which PostgreSQL counts
 _EPOCH_US = _EPOCH_DAYS * 86_400_000_000
 _NUMERIC_DIGITS_MAX, _NUMERIC_SCALE_MAX = 18, 15  # what 64 bits hold while they are split
 _NEGATIVE = 0x4000
+_FEW = 64  # up to so many rows Python joins them sooner than Arrow begins
 #: What begins and ends the binary format of COPY.
 COPY_HEAD, COPY_TAIL = b"PGCOPY\n\xff\r\n\0" + bytes(8), b"\xff\xff"
 
@@ -71,8 +73,10 @@ def cells(values: pa.Array, column: str, there: str) -> list[Part]:
     if values.type in (pa.string(), pa.binary()):
         if values.type == pa.string():
             refuse_nul(values, column)
-        lengths = _filled(pc.binary_length(values), -1).to_numpy()
-        return [_bytes_of(lengths.astype(">i4")), values.view(pa.binary())]
+        lengths = np.diff(offsets_of(values)).astype(">i4")
+        if values.null_count:
+            lengths[values.is_null().to_numpy(zero_copy_only=False)] = -1
+        return [_bytes_of(lengths), values.view(pa.binary())]
     return [_with_length(_numbers(values, column, there), values)]
 
 
@@ -82,15 +86,13 @@ def _numbers(values: pa.Array, column: str, there: str) -> _Block:
     if pa.types.is_decimal(kind):
         return _numeric(values)
     if pa.types.is_temporal(kind):
-        whole = _filled(values.view(pa.int32() if kind.bit_width == 32 else pa.int64()), 0).to_numpy()
+        whole = values_of(values, np.int32 if kind.bit_width == 32 else np.int64)
         epoch = _EPOCH_DAYS if kind == pa.date32() else _EPOCH_US if pa.types.is_timestamp(kind) else 0
         return _bytes_of((whole - epoch).astype(_FIXED[there][1]))
-    filled = _filled(values, False if kind == pa.bool_() else 0)
-    return _bytes_of(filled.to_numpy(zero_copy_only=False).astype(_FIXED[there][1]))
-
-
-def _filled(values: pa.Array, value: int) -> pa.Array:
-    return pc.fill_null(values, value) if values.null_count else values  # for few rows the call is what costs
+    if kind == pa.bool_():
+        filled = pc.fill_null(values, False) if values.null_count else values
+        return _bytes_of(filled.to_numpy(zero_copy_only=False).astype(_FIXED[there][1]))
+    return _bytes_of(values_of(values, kind.to_pandas_dtype()).astype(_FIXED[there][1]))
 
 
 def _bytes_of(numbers: np.ndarray[Any, Any]) -> _Block:
@@ -138,8 +140,18 @@ def _binary_array(offsets: np.ndarray[Any, np.dtype[np.int32]], data: np.ndarray
     )
 
 
+def _cells_of_few(part: Part) -> list[bytes]:
+    if isinstance(part, np.ndarray):
+        return [row.tobytes() for row in part]
+    return [cell or b"" for cell in part.to_pylist()]
+
+
 def rows(parts: Sequence[Part]) -> memoryview:
     """The parts of each row one behind the other, row by row."""
+    if all(isinstance(part, np.ndarray) for part in parts):
+        return memoryview(np.concatenate(parts, axis=1).tobytes())
+    if len(parts[0]) <= _FEW:
+        return memoryview(b"".join(cell for row in zip(*map(_cells_of_few, parts), strict=True) for cell in row))
     blocks: list[_Block] = []
     arrays: list[pa.Array] = []
 
@@ -156,8 +168,6 @@ def rows(parts: Sequence[Part]) -> memoryview:
         else:
             flush()
             arrays.append(part)
-    if not arrays:
-        return memoryview(np.concatenate(blocks, axis=1).tobytes())
     flush()
     joined = pc.binary_join_element_wise(*arrays, b"", null_handling="replace", null_replacement=b"")
     end = np.frombuffer(joined.buffers()[1], np.int32)[joined.offset + len(joined)]

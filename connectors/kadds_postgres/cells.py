@@ -10,7 +10,7 @@ The texts are those of a session with `connection.SESSION`: ISO dates, UTC, byte
 from __future__ import annotations
 
 import binascii
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -68,9 +68,13 @@ def typed_columns(
     columns: Sequence[Column], texts: Sequence[pa.Array], where: Callable[[int], str]
 ) -> tuple[list[pa.Array], pa.Array | None]:
     """Each column typed, and the `as_text` array of the rows (None where no cell is given as text)."""
+    return gathered(typed(column, cells, where) for column, cells in zip(columns, texts, strict=True))
+
+
+def gathered(columns: Iterable[tuple[pa.Array, Given | None]]) -> tuple[list[pa.Array], pa.Array | None]:
+    """What `typed` gave for each column, as `typed_columns` returns it."""
     values, given = [], {}
-    for number, (column, cells) in enumerate(zip(columns, texts, strict=True)):
-        array, misfits = typed(column, cells, where)
+    for number, (array, misfits) in enumerate(columns):
         values.append(array)
         if misfits is not None:
             given[number] = misfits

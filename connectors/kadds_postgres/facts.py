@@ -10,6 +10,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from kadds.api.arrays import fixed, variable
 from kadds.api.change import TRANSACTIONS
 from kadds_postgres.wire import Block, Integers
 
@@ -93,18 +94,18 @@ def _facts(
     sequences[:, : len(generation)] = np.frombuffer(generation, np.uint8)
     sequences[:, len(generation) :] = keys
     if count < _FEW:
-        tokens = pa.array([lsn_text(end) for end in ends.tolist()], pa.string())
-        xid_texts = pa.array([str(number) for number in numbers.tolist()], pa.string())
+        tokens = variable(pa.string(), [lsn_text(end).encode() for end in ends.tolist()])
+        xid_texts = variable(pa.string(), [str(number).encode() for number in numbers.tolist()])
     else:
         tokens, xid_texts = _lsn_texts(ends), pa.array(numbers).cast(pa.string())
     return pa.RecordBatch.from_arrays(
         [
             _fixed_width(sequences),
-            pa.array(rows.astype(np.uint32)),
+            fixed(pa.uint32(), rows.astype(np.uint32)),
             _fixed_width(keys),
             tokens,
             xid_texts,
-            pa.array(times).view(_TIME),
+            fixed(_TIME, times),
             pa.array(origins, pa.string()) if origins else pa.nulls(count, pa.string()),
         ],
         schema=TRANSACTIONS,

@@ -8,7 +8,7 @@ all messages, and the cells are typed by the same code.
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import EllipsisType
 from typing import TypeAlias
@@ -16,10 +16,13 @@ from typing import TypeAlias
 import numpy as np
 import pyarrow as pa
 
+from kadds.api.arrays import fixed, variable
 from kadds.api.change import NOT_GIVEN_TYPE, ChangeBatch, Op, not_given_bitmap
 from kadds.api.errors import UnknownInputError
-from kadds_postgres.cells import typed_columns
+from kadds.api.schema import Column
+from kadds_postgres.cells import Given, gathered, typed
 from kadds_postgres.facts import EPOCH_MICROSECONDS, Committed
+from kadds_postgres.few_cells import typed_few
 from kadds_postgres.versions import NOT_CAPTURED, Versions
 from kadds_postgres.wire import HEADER_BYTES
 
@@ -139,27 +142,30 @@ def _cells(message: bytes, at: int, columns: int) -> tuple[_Cells, int]:
 
 def _batch(rows: list[_Row], versions: Versions) -> ChangeBatch:
     """Rows of one shape."""
-    count, columns = len(rows), len(rows[0].cells)
-    cells = [row.cells[column] for column in range(columns) for row in rows]
+    columns = len(rows[0].cells)
     not_given = None
-    if ... in cells:
+    if any(... in row.cells for row in rows):
         missing = [[column for column, cell in enumerate(row.cells) if cell is ...] for row in rows]
         not_given = pa.array([not_given_bitmap(those, columns) if those else None for those in missing], NOT_GIVEN_TYPE)
-        cells = [None if cell is ... else cell for cell in cells]
-    texts = pa.array(cells, pa.binary()).view(pa.string())
     tables, table_numbers = versions.tables_of(np.array([row.version for row in rows]))
-    values, as_text = typed_columns(
-        tables.tables[0].columns,
-        [texts.slice(column * count, count) for column in range(columns)],
-        lambda row: versions.name(rows[row].version),
+    table = tables.tables[0]
+    values, as_text = gathered(
+        _typed(column, [row.cells[number] for row in rows], lambda row: versions.name(rows[row].version))
+        for number, column in enumerate(table.columns)
     )
     return ChangeBatch(
         tables,
-        pa.array(np.array([row.ordinal for row in rows], np.uint32)),
-        pa.array(np.array([row.op for row in rows], np.uint8)),
-        pa.RecordBatch.from_arrays(values, schema=tables.tables[0].arrow_schema),
+        fixed(pa.uint32(), np.array([row.ordinal for row in rows], np.uint32)),
+        fixed(pa.uint8(), np.array([row.op for row in rows], np.uint8)),
+        pa.RecordBatch.from_arrays(values, schema=table.arrow_schema),
         table_numbers,
         pa.array([row.before for row in rows]) if any(row.before for row in rows) else None,
         not_given,
         as_text,
     )
+
+
+def _typed(column: Column, cells: _Cells, where: Callable[[int], str]) -> tuple[pa.Array, Given | None]:
+    given = [None if cell is ... else cell for cell in cells]
+    plain = typed_few(column.type, given)
+    return typed(column, variable(pa.string(), given), where) if plain is None else (plain, None)

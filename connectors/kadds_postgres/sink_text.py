@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from kadds.api.arrays import offsets_of, values_of
 from kadds.api.errors import DataError
 from kadds.api.schema import decimal_text
 
@@ -59,8 +60,9 @@ def joined(values: pa.Array, separator: str) -> memoryview:
 
 def refuse_nul(values: pa.Array, column: str) -> None:
     """DataError for a text that PostgreSQL cannot have."""
-    found = pc.match_substring(values, "\0")
-    if pc.any(found).as_py():
+    offsets = offsets_of(values)
+    data = np.frombuffer(values.buffers()[2] or b"", np.uint8)[offsets[0] : offsets[-1]]
+    if not data.all():
         raise DataError(
             f"column {column} has a text with a NUL character, which PostgreSQL has no place for",
             hint="correct the row at the source, or leave the column out of the contract",
@@ -71,17 +73,19 @@ def refuse_out_of_range(values: pa.Array, column: str) -> None:
     """DataError for a date, a time or a timestamp that PostgreSQL cannot have; nanoseconds are kept as text."""
     kind = values.type
     if kind == pa.date32():
-        _refuse_outside(values.view(pa.int32()), column, kind, _FIRST_DAY, _LAST_DATE)
-    elif pa.types.is_time(kind):
-        _refuse_outside(values.view(pa.int64()), column, kind, 0, _DAY_US - 1)
+        _refuse_outside(values, np.int32, column, _FIRST_DAY, _LAST_DATE)
+    elif kind == pa.time64("us"):
+        _refuse_outside(values, np.int64, column, 0, _DAY_US - 1)
     elif pa.types.is_timestamp(kind) and kind.unit == "us":
-        _refuse_outside(values.view(pa.int64()), column, kind, _FIRST_DAY * _DAY_US, _END_TIMESTAMP_US - 1)
+        _refuse_outside(values, np.int64, column, _FIRST_DAY * _DAY_US, _END_TIMESTAMP_US - 1)
 
 
-def _refuse_outside(integers: pa.Array, column: str, kind: pa.DataType, first: int, last: int) -> None:
-    ends = pc.min_max(integers).as_py()
-    for end in (ends["min"], ends["max"]):
-        if end is not None and not first <= end <= last:
+def _refuse_outside(values: pa.Array, integer: type[np.signedinteger[Any]], column: str, first: int, last: int) -> None:
+    integers, kind = values_of(values, integer), values.type
+    if values.null_count:
+        integers = integers[values.is_valid().to_numpy(zero_copy_only=False)]
+    for end in (int(integers.min()), int(integers.max())) if len(integers) else ():
+        if not first <= end <= last:
             raise DataError(
                 f"column {column} has the {kind} {end}, which is out of PostgreSQL's range",
                 hint="correct the row at the source, or leave the column out of the contract",

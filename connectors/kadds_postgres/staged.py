@@ -17,6 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from kadds.api.arrays import byte_count
 from kadds.api.change import text_cells
 from kadds_postgres.binary import Part, array, cells, copy_rows
 from kadds_postgres.copy import array_literal, copy_text
@@ -124,7 +125,7 @@ class Staged:
 def pieces(rows: pa.RecordBatch) -> Iterator[tuple[int, int]]:
     """Ranges of rows that are sent together, by the memory that they take."""
     count = rows.num_rows
-    each = max(1, int(count * _PIECE_BYTES / max(rows.nbytes, 1)))
+    each = max(1, int(count * _PIECE_BYTES / max(byte_count(rows), 1)))
     for start in range(0, count, each):
         yield start, min(start + each, count)
 

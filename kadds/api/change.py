@@ -26,6 +26,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from kadds.api.arrays import byte_count
 from kadds.api.errors import UnknownInputError
 from kadds.api.schema import Table, TableSet
 
@@ -138,7 +139,7 @@ class ChangeBatch:
     @cached_property
     def nbytes(self) -> int:
         """The bytes that the values take in memory, for budgets."""
-        return int(self.values.nbytes)
+        return byte_count(self.values)
 
     def slice(self, start: int, stop: int) -> ChangeBatch:
         """The rows from `start` up to `stop`, without copying."""

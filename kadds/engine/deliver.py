@@ -180,19 +180,23 @@ class SubscriptionRunner:
 
     # ------------------------------------------------------------------------------------------- a step
 
-    def _step(self) -> None:
+    def _step(self) -> bool:
+        """Work; whether there is more to do. What is asked for meanwhile is seen at the end, so that no other thread
+        comes to wait for this one."""
         with self._stepping:
-            with self._lock:
-                self._queued = False
-                if not self._something_to_do():
-                    return
-            try:
-                self._work()
-            except Stopping:
-                return
-            except Exception as error:  # noqa: BLE001 - whatever it is, `retry` decides
-                self._failed(error)
-        self._ask()
+            if self._more():
+                try:
+                    self._work()
+                except Stopping:
+                    pass
+                except Exception as error:  # noqa: BLE001 - whatever it is, `retry` decides
+                    self._failed(error)
+        return self._more()
+
+    def _more(self) -> bool:
+        with self._lock:
+            self._queued = self._something_to_do()
+            return self._queued
 
     def _work(self) -> None:
         session = self._claimed()

@@ -17,6 +17,13 @@ def key_codes(rows: Rows) -> tuple[Integers, int]:
     """For each row the number of its key, and how many numbers there are; NO_KEY where a part is NULL or not given."""
     codes = np.zeros(len(rows), np.int64)
     absent = np.zeros(len(rows), np.bool_)
+    if len(rows) == 1:
+        keys = [rows.values.column(index) for index in rows.table.key_indexes]
+        absent[0] = any(key.null_count for key in keys)
+        if rows.missing is not None:
+            absent |= rows.missing[:, rows.table.key_indexes].any(axis=1)
+        codes[absent] = NO_KEY
+        return codes, 1
     count = 1
     for index in rows.table.key_indexes:
         encoded = rows.values.column(index).dictionary_encode()

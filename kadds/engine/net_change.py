@@ -186,7 +186,8 @@ class _Net:
         rows, count = self._rows, len(merged.last)
         if merged.sources is None:
             texts = text_array(take_texts(rows.texts, merged.last, len(rows)), count)
-            return Upsert(rows.values.take(pa.array(merged.last)), None, texts)
+            kept_all = count == len(rows)  # each is the last of its key, and they are in order
+            return Upsert(rows.values if kept_all else rows.values.take(pa.array(merged.last)), None, texts)
         arrays = [
             rows.values.column(column).take(pa.array(merged.sources[:, column]))
             for column in range(rows.values.num_columns)

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from kadds.api.arrays import byte_count
 from kadds.api.change import HISTORY
 from kadds.api.schema import Table
 from kadds.engine.cells import Bools, Integers, Texts, bools, concat_texts, missing_cells, take_texts
@@ -54,7 +55,7 @@ class Rows:
             offsets=changes.offsets.to_numpy(zero_copy_only=False),
             ops=changes.ops.to_numpy(zero_copy_only=False),
             before=bools(changes.before, count),
-            transactions=transactions.column("first_offset").take(numbers).to_numpy(zero_copy_only=False),
+            transactions=transactions.column("first_offset").to_numpy()[numbers.to_numpy()],
             missing=missing_cells(changes.not_given, len(changes.table.columns)),
             texts=Texts.of(changes.as_text),
             facts=_facts(transactions, numbers) if facts else None,
@@ -80,7 +81,7 @@ class Rows:
     @property
     def nbytes(self) -> int:
         """The bytes that the values take in memory."""
-        return int(self.values.nbytes)
+        return byte_count(self.values)
 
     @property
     def ends_in_half_an_update(self) -> bool:

@@ -43,7 +43,6 @@ from kadds.log.log import Log
 DRAIN_SECONDS = 30.0
 WORKERS = 8
 _LOOK_SECONDS = 0.2  # a stop signal that is not ours cannot wake us
-_LONG_SECONDS = 3600.0
 PAUSED_KIND = "paused"  # of control state: what a person has paused
 _GIVING_UP = frozenset((State.RETRYING, State.NO_SPACE))
 
@@ -109,7 +108,7 @@ class Engine:
         self.changed = _Changes()
         self._lock = threading.RLock()
         self._draining = threading.Event()
-        self._stop_requested = threading.Event()
+        self._ending = threading.Event()  # somebody asked for it, or the log has failed
         self._started = False
         self._started_at = utc_now()
         self._fatal: BaseException | None = None
@@ -252,18 +251,16 @@ class Engine:
 
     def request_stop(self) -> None:
         """Let `wait` and `wait_until_caught_up` return; may be called by a signal handler's thread."""
-        self._stop_requested.set()
+        self._ending.set()
         self.changed()
 
     def wait(self, stop: StopSignal | None = None) -> None:
         """Until `request_stop`, `stop`, or the failure of the log."""
-        count = self.changed.count
         while not self._ended(stop):
-            self.changed.wait(count, _LOOK_SECONDS if stop is not None else _LONG_SECONDS)
-            count = self.changed.count
+            self._ending.wait(_LOOK_SECONDS if stop is not None else None)
 
     def _ended(self, stop: StopSignal | None) -> bool:
-        return self._stop_requested.is_set() or self._fatal is not None or (stop is not None and stop.is_set())
+        return self._ending.is_set() or (stop is not None and stop.is_set())
 
     @property
     def fatal(self) -> BaseException | None:
@@ -273,6 +270,7 @@ class Engine:
     def _log_failed(self, error: BaseException) -> None:
         _logger.error("log_failed", error=type(error).__name__, message=str(error))
         self._fatal = error
+        self._ending.set()
         self.changed()
 
     def drain(self, timeout_seconds: float = DRAIN_SECONDS) -> Outcome:
@@ -282,7 +280,7 @@ class Engine:
         by that, for cursors and watermarks move only with what they cover. Exit code 1 if anything had failed.
         """
         deadline = time.monotonic() + timeout_seconds
-        self._stop_requested.set()
+        self._ending.set()
         self._draining.set()
         with self._lock:
             sources, subscriptions = dict(self._sources), dict(self._subscriptions)

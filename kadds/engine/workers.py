@@ -2,7 +2,8 @@
 
 A group is a sink (or a source): however many tasks one group has and however long they block, it holds at most
 `per_group` threads, and the other groups' tasks go round it. Within a group tasks are served in the order of asking.
-A task is a short step of a longer work that asks again for its next step, so nobody holds a thread for long by plan.
+A task is a short step of a longer work, so nobody holds a thread for long by plan; it returns whether it is to be
+queued again for its next step, which wakes no other thread.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from collections.abc import Callable
 import structlog
 
 _logger = structlog.get_logger(__name__)
-Task = Callable[[], None]
+Task = Callable[[], bool | None]
 
 
 class Workers:
@@ -46,7 +47,7 @@ class Workers:
                 self._changed.notify()
 
     def stop(self) -> None:
-        """Take no more tasks and forget those that wait; `join` waits for the ones being done."""
+        """Take no more tasks and forget those that wait; `join`, behind it, waits for the ones being done."""
         with self._changed:
             self._stopped = True
             self._waiting.clear()
@@ -60,12 +61,13 @@ class Workers:
     def _run(self) -> None:
         while (found := self._next()) is not None:
             group, task = found
+            again = None
             try:
-                task()
+                again = task()
             except Exception:  # a task that lets an error out is a defect; the thread serves the others
                 _logger.exception("defect_in_task", group=group)
             finally:
-                self._done(group)
+                self._done(group, task if again else None)
 
     def _next(self) -> tuple[str, Task] | None:
         with self._changed:
@@ -84,9 +86,13 @@ class Workers:
                 self._idle -= 1
         return None
 
-    def _done(self, group: str) -> None:
+    def _done(self, group: str, again: Task | None) -> None:
+        """The place in the group is free; the thread that was in it takes the next task itself."""
         with self._changed:
             self._active[group] -= 1
             if not self._active[group]:
                 del self._active[group]
-            self._changed.notify_all()
+            if self._stopped:
+                self._changed.notify_all()
+            elif again is not None:
+                self._waiting.setdefault(group, deque()).append(again)

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from kadds.api.arrays import fixed, repeated
 from kadds.api.change import ControlKind
 from kadds.api.errors import CorruptLogError
 from kadds.api.position import Cursor
@@ -288,9 +289,10 @@ def logged_facts(commit: Entry) -> pa.RecordBatch:
         raise CorruptLogError(f"commit {commit.header.number} has no facts")
     rows = facts.column("rows").to_numpy().astype(np.int64)
     first = commit.header.first_offset + np.cumsum(rows) - rows
-    producer = pa.repeat(pa.scalar(commit.head["producer"]), facts.num_rows)
-    lineage = pa.repeat(pa.scalar(commit.head["lineage"]), facts.num_rows)
-    return pa.RecordBatch.from_arrays([pa.array(first), producer, lineage, *facts.columns], schema=LOGGED_TRANSACTIONS)
+    producer = repeated(commit.head["producer"], facts.num_rows)
+    lineage = repeated(commit.head["lineage"], facts.num_rows)
+    columns = [fixed(pa.int64(), first), producer, lineage, *facts.columns]
+    return pa.RecordBatch.from_arrays(columns, schema=LOGGED_TRANSACTIONS)
 
 
 def _logged(segment: Segment, block: Block) -> LoggedBlock:

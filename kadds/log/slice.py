@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from kadds.api.arrays import fixed
 from kadds.api.change import TRANSACTIONS, ControlKind
 from kadds.api.position import Cursor
 from kadds.api.schema import Table
@@ -107,8 +108,8 @@ class Slice:
 
     def _cut(self, logged: LoggedBlock, first_offsets: npt.NDArray[np.int64]) -> list[StreamChanges]:
         block = logged.block
-        numbers = pa.array((np.searchsorted(first_offsets, logged.offsets, "right") - 1).astype(np.int32))
-        offsets = pa.array(logged.offsets)
+        numbers = fixed(pa.int32(), (np.searchsorted(first_offsets, logged.offsets, "right") - 1).astype(np.int32))
+        offsets = fixed(pa.int64(), logged.offsets)
         starts = block.starts()
         by_number = {layout.number: layout for layout in block.layouts_used}
         changes = []

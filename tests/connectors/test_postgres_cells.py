@@ -17,6 +17,7 @@ from kadds.api.change import text_cells
 from kadds.api.errors import UnknownInputError
 from kadds.api.schema import Column, Table, type_text
 from kadds_postgres.cells import typed, typed_batch
+from kadds_postgres.few_cells import typed_few
 from kadds_postgres.types import arrow_type
 
 TYPES = {
@@ -123,6 +124,42 @@ def test_a_value_is_exact_alone_and_beside_null(declared: str, text: str, value:
     assert decoded(declared, None, text, None) == ([None, value, None], {})
     assert decoded(declared) == ([], {})
     assert decoded(declared, None) == ([None], {})
+
+
+PLAIN = (
+    "smallint",
+    "bigint",
+    "numeric(12,2)",
+    "date",
+    "timestamp without time zone",
+    "timestamp with time zone",
+    "text",
+)
+TEXTS = st.one_of(
+    st.none(),
+    st.sampled_from([text for _, text, _ in VALUES] + [text for _, text in BEYOND]),
+    st.integers(-(2**63), 2**63 - 1).map(str),
+    st.decimals(-(10**10), 10**10, allow_nan=False, places=2).map(str),
+    st.dates().map(str),
+    st.datetimes().map(lambda moment: f"{moment}+00"),
+    st.from_regex(r"[-0-9 .:+a-z]{1,12}", fullmatch=True),
+)
+
+
+@pytest.mark.parametrize("declared", PLAIN)
+@given(texts=st.lists(TEXTS, max_size=4))
+def test_few_cells_are_typed_as_many_or_left_to_what_types_many(declared: str, texts: list[str | None]) -> None:
+    cells = [None if text is None else text.encode() for text in texts]
+    few = typed_few(arrow_type(declared), cells)
+    if few is None:
+        return
+    few.validate(full=True)
+    assert few.equals(typed(Column("v", arrow_type(declared), declared), pa.array(texts, pa.string()))[0])
+
+
+@pytest.mark.parametrize(("declared", "text"), [(declared, text) for declared, text, _ in VALUES if declared in PLAIN])
+def test_few_plain_cells_need_nothing_else(declared: str, text: str) -> None:
+    assert typed_few(arrow_type(declared), [text.encode(), None]) is not None
 
 
 @pytest.mark.parametrize(("declared", "text"), BEYOND)

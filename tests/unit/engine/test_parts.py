@@ -210,6 +210,25 @@ def test_workers_serve_groups_in_turn_and_a_group_only_its_share() -> None:
     assert workers.join(10)
 
 
+def test_a_task_that_wants_to_go_on_is_queued_behind_the_others_of_its_group() -> None:
+    workers, done = Workers("test", 1), threading.Event()
+    began: list[str] = []
+
+    def step(name: str) -> bool:
+        began.append(name)
+        if len(began) == 1:
+            workers.submit("group", lambda: step("second"))
+        if len(began) == 6:
+            done.set()
+        return len(began) < 5
+
+    workers.submit("group", lambda: step("first"))
+    assert done.wait(10)
+    assert began == ["first", "second"] * 3
+    workers.stop()
+    assert workers.join(10)
+
+
 def test_workers_outlive_a_task_with_a_defect() -> None:
     workers, done = Workers("test", 1), threading.Event()
     workers.submit("one", _defect)

@@ -1,0 +1,76 @@
+"""Small Arrow arrays, made and measured without giving up the interpreter's lock.
+
+Most calls into Arrow let go of the lock. For many rows that is what one wants; for one row, taking the lock back from a
+thread that is busy costs a hundred times what the call does. These go by buffers, which hold on to it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from itertools import accumulate
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+
+def fixed(kind: pa.DataType, values: npt.NDArray[Any]) -> pa.Array:
+    """An array without nulls of a type of fixed width; `values` have the memory layout of `kind`."""
+    return pa.Array.from_buffers(kind, len(values), [None, pa.py_buffer(np.ascontiguousarray(values))], 0)
+
+
+def variable(kind: pa.DataType, cells: Sequence[bytes | None]) -> pa.Array:
+    """An array of `string` or `binary`; whether a string is UTF-8 is not looked at."""
+    ends = [0, *accumulate(0 if cell is None else len(cell) for cell in cells)]
+    data = pa.py_buffer(b"".join(cell for cell in cells if cell is not None))
+    return pa.Array.from_buffers(kind, len(cells), [validity(cells), pa.py_buffer(np.array(ends, np.int32)), data])
+
+
+def repeated(text: str, count: int) -> pa.Array:
+    """The same text, `count` times."""
+    data = text.encode()
+    ends = np.arange(count + 1, dtype=np.int32) * np.int32(len(data))
+    return pa.Array.from_buffers(pa.string(), count, [None, pa.py_buffer(ends), pa.py_buffer(data * count)], 0)
+
+
+def validity(cells: Sequence[Any]) -> pa.Buffer | None:
+    """The bitmap of cells that are not None; None where all are there."""
+    if None not in cells:
+        return None
+    return pa.py_buffer(np.packbits([cell is not None for cell in cells], bitorder="little"))
+
+
+def values_of(array: pa.Array, kind: npt.DTypeLike) -> npt.NDArray[Any]:
+    """The values of an array of fixed width as numbers of its memory layout; where it is null, anything."""
+    width = np.dtype(kind).itemsize
+    return np.frombuffer(array.buffers()[1] or b"", kind, len(array), array.offset * width)
+
+
+def offsets_of(array: pa.Array) -> npt.NDArray[np.int32]:
+    """Where in its buffer each value of a `string` or `binary` array begins, and where the last one ends."""
+    return np.frombuffer(array.buffers()[1], np.int32, len(array) + 1, array.offset * 4)
+
+
+def byte_count(batch: pa.RecordBatch) -> int:
+    """About how many bytes the values take in memory, for budgets."""
+    return sum(map(_bytes_in, batch.columns))
+
+
+def _bytes_in(array: pa.Array) -> int:
+    width = _bit_width(array.type)
+    if width is not None:
+        return len(array) * width // 8 + 1
+    if array.type in (pa.string(), pa.binary()) and len(array):
+        offsets = offsets_of(array)
+        return int(offsets[-1] - offsets[0]) + 4 * len(array)
+    return int(array.nbytes)
+
+
+@lru_cache(maxsize=1024)
+def _bit_width(kind: pa.DataType) -> int | None:
+    try:
+        return int(kind.bit_width)
+    except ValueError:
+        return None
