@@ -308,6 +308,7 @@ class SourceContract:
         assert [row.values["id"] for row in log.rows(table)] == [1, 2]
 
     def test_killed_at_any_step_nothing_is_lost_and_nothing_comes_twice(self) -> None:
+        """A copy that was broken off may begin again behind a truncate; what counts is what stands behind the last."""
         step, was_killed, log = 1, True, MemoryLog()
         while was_killed:
             table = self.create_table(f"killed_{step}")
@@ -317,7 +318,9 @@ class SourceContract:
             log.crash()
             self.insert(table, [(301, "x")])
             self.capture_newly(log, table)
-            assert [row.values["id"] for row in log.rows(table)] == list(range(1, 302)), f"killed at step {step}"
+            rows = log.rows(table)
+            begin = max((number + 1 for number, row in enumerate(rows) if row.op == "t"), default=0)
+            assert [row.values["id"] for row in rows[begin:]] == list(range(1, 302)), f"killed at step {step}"
             step += 1
         assert step > 3, "a capture has at least a beginning and an end to be killed at"
 

@@ -195,23 +195,6 @@ class TestPostgresSource(SourceContract):
             running.stop()
         assert [row.values["id"] for row in log.rows(table)] == list(range(1, 901))
 
-    def test_killed_at_any_step_nothing_is_lost_and_nothing_comes_twice(self) -> None:
-        """A copy that was broken off begins again behind a truncate; what counts is what stands behind the last one."""
-        step, was_killed, log = 1, True, MemoryLog()
-        while was_killed:
-            table = self.create_table(f"killed_{step}")
-            self.insert(table, [(number, "x") for number in range(1, 301)])
-            log.kill_at = log.steps + step
-            was_killed = self._capture_until_killed(log, table)
-            log.crash()
-            self.insert(table, [(301, "x")])
-            self.capture_newly(log, table)
-            rows = log.rows(table)
-            begin = max((number + 1 for number, row in enumerate(rows) if row.op == "t"), default=0)
-            assert [row.values["id"] for row in rows[begin:]] == list(range(1, 302)), f"killed at step {step}"
-            step += 1
-        assert step > 10
-
     # ------------------------------------------------------------------------------------------ what else it promises
 
     def test_values_of_the_stream_are_those_of_the_snapshot(self) -> None:

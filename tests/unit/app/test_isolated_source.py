@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any, ClassVar
@@ -19,17 +19,17 @@ import structlog
 from kadds.api.change import Op
 from kadds.api.connector import Connector, Source, StreamSource
 from kadds.api.errors import ConfigurationError, LockedError, RefusedError, RetryableError
-from kadds.api.position import Position
 from kadds.api.schema import Column, Table
 from kadds.api.settings import Secret, SecretUrl
 from kadds.app.isolation import IsolatedSource, open_isolated
 from kadds.app.isolation.child import ON_THE_WAY_BYTES_MAX
 from kadds.app.isolation.failure import DefectError
 from kadds.plugins import GROUP
-from kadds.testing.fake_source import LINEAGE, Cells, FakeChange
+from kadds.testing.fake_source import FakeChange
 from kadds.testing.memory_log import MemoryInlet, MemoryLog
-from kadds.testing.source_contract import SOURCE, ExactValues, Row, SourceContract
+from kadds.testing.source_contract import SOURCE
 from tests.house.source_tree import ROOT
+from tests.support.over_fake_database import OverFakeDatabase
 from tests.support.waiting import wait_until
 from tests.unit.app.filed_source import FLOOD_PIECE_BYTES, FiledDatabase, FiledSettings, FiledTable, connector, digest
 
@@ -61,7 +61,7 @@ def gone(pid: int) -> bool:
         return True
 
 
-class TestAnIsolatedSourceKeepsTheContract(SourceContract):
+class TestAnIsolatedSourceKeepsTheContract(OverFakeDatabase):
     connector: ClassVar[Connector] = connector
 
     @pytest.fixture(autouse=True)
@@ -76,54 +76,6 @@ class TestAnIsolatedSourceKeepsTheContract(SourceContract):
     def make_source(self) -> Source:
         self.sources.append(opened(self.folder))
         return self.sources[-1]
-
-    def make_unusable_source(self) -> Source:
-        self.database.reachable = False
-        return self.make_source()
-
-    def create_table(self, name: str) -> str:
-        return self.database.create(name, _COLUMNS)
-
-    def insert(self, table: str, rows: Sequence[Row]) -> None:
-        self.insert_together({table: rows})
-
-    def insert_together(self, rows: Mapping[str, Sequence[Row]]) -> None:
-        self.database.commit(
-            *(FakeChange(table, Op.CREATE, None, _cells(row)) for table, some in rows.items() for row in some)
-        )
-
-    def update(self, table: str, rows: Sequence[Row]) -> None:
-        self.database.commit(*(FakeChange(table, Op.UPDATE, _cells(row), _cells(row)) for row in rows))
-
-    def delete(self, table: str, ids: Sequence[int]) -> None:
-        self.database.commit(*(FakeChange(table, Op.DELETE, {"id": number}) for number in ids))
-
-    def truncate(self, table: str) -> None:
-        self.database.commit(FakeChange(table, Op.TRUNCATE))
-
-    def change_key(self, table: str, old: int, new: int) -> None:
-        cells = self.database.rows[table][old]
-        self.database.commit(FakeChange(table, Op.UPDATE, cells, {**cells, "id": new}))
-
-    def late_commit(self, table: str, rows: Sequence[Row]) -> Callable[[], None]:
-        return lambda: self.insert(table, rows)
-
-    def store_exact_values(self) -> ExactValues:
-        values: dict[str, list[object]] = {"id": [1, 2], "label": ["", "\x00ü😀"], "price": [None, -0.0]}
-        table = self.database.create("exact", [*_COLUMNS, Column("price", pa.float64(), "double")])
-        for number in range(2):
-            self.database.commit(
-                FakeChange(table, Op.CREATE, None, {n: column[number] for n, column in values.items()})
-            )
-        return ExactValues(table, "id", values)
-
-    def acknowledged(self) -> Position | None:
-        number = self.database.acknowledged
-        return Position(LINEAGE, number.to_bytes(8, "big"), str(number)) if number else None
-
-
-def _cells(row: Row) -> Cells:
-    return {"id": row[0], "label": row[1]}
 
 
 def insert(database: FiledDatabase, table: str, first: int, end: int) -> None:
