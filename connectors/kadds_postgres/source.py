@@ -21,9 +21,10 @@ from kadds_postgres.names import quoted
 from kadds_postgres.position import position, reachable
 from kadds_postgres.publication import Publication
 from kadds_postgres.server import Server
-from kadds_postgres.session import Asked, Session
+from kadds_postgres.session import Session
 from kadds_postgres.settings import PostgresSourceSettings
 from kadds_postgres.slot import Slot
+from kadds_postgres.stream import Asked
 
 _LOOK_SECONDS = 0.01
 _FLUSH_ROUNDS = 3  # of the server's WAL writer: after these every commit that was visible is on its disk

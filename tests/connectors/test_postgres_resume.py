@@ -84,7 +84,7 @@ def test_row_47_killed_at_every_step_a_change_of_columns_is_recorded_once(
     database: CapturedDatabase, monkeypatch: pytest.MonkeyPatch, pieces: bool
 ) -> None:
     if pieces:
-        monkeypatch.setattr("kadds_postgres.session.PIECE_BYTES", 1)
+        monkeypatch.setattr("kadds_postgres.stream.PIECE_BYTES", 1)
     log, names = MemoryLog(), []
     database.capture(log)
     was_killed, step = True, 0

@@ -302,7 +302,7 @@ def test_row_07_interleaved_transactions_come_in_the_order_of_commits_whatever_k
 def test_row_08_killed_inside_a_large_transaction_it_comes_whole_and_once(
     database: CapturedDatabase, monkeypatch: pytest.MonkeyPatch, kills: int
 ) -> None:
-    monkeypatch.setattr("kadds_postgres.session.PIECE_BYTES", 16 << 10)
+    monkeypatch.setattr("kadds_postgres.stream.PIECE_BYTES", 16 << 10)
     monkeypatch.setattr(receiver, "_HAND_OVER_BYTES", 16 << 10)
     monkeypatch.setattr(receiver, "_TAKE_BYTES", 16 << 10)
     log = MemoryLog()
