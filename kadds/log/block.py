@@ -7,9 +7,10 @@ A block is a header, the extents, and the rows. All numbers are little-endian; a
     extents   stream id i64 × n · layout u32 × n · rows u32 × n, padded to 8
     nonce, payload, mac
 
-Cell kind 0, the only one of format 0, is one Arrow IPC record batch message without its schema: `place` (uint32), `op`
-(uint8), then those of `before` (bool), `not_given`, `as_text` whose bit is set in `columns`, then the values as the
-layout declares them (docs/decisions/0001-journal-cells.md). `place` is the row's offset less the first offset of what
+The columns are `place` (uint32), `op` (uint8), then those of `before` (bool), `not_given`, `as_text` whose bit is set
+in `columns`, then the values as the layout declares them. Cell kind 0, that of the journal, is one Arrow IPC record
+batch message of them without its schema (docs/decisions/0001-journal-cells.md); cell kind 1, that of segments, is
+`packing`. `place` is the row's offset less the first offset of what
 it belongs to: the commit (a fragment's, too, though it does not know that offset yet), or the segment. Key id, nonce
 and mac are zero until blocks are encrypted.
 
@@ -30,12 +31,11 @@ import pyarrow as pa
 from kadds.api.change import AS_TEXT_TYPE, NOT_GIVEN_TYPE
 from kadds.api.errors import CorruptLogError
 from kadds.log.layout import Layout
+from kadds.log.packing import pack, unpack
 
 _HEADER = struct.Struct("<BBBBIIIQQ")
 _BEFORE, _NOT_GIVEN, _AS_TEXT = 1, 2, 4
-CELL_KIND_TYPED = 0
-_PLAIN = pa.ipc.IpcWriteOptions()
-_SMALL = pa.ipc.IpcWriteOptions(compression=pa.Codec("zstd", 1))
+CELL_KIND_TYPED, CELL_KIND_PACKED = 0, 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,7 +129,7 @@ class Block:
             as_text=pick(self.as_text),
         )
 
-    def encode(self, *, compress: bool = False) -> list[Any]:
+    def encode(self, *, packed: bool = False) -> list[Any]:
         """The block's bytes as buffers to be written one behind the other; their length is a multiple of 8."""
         columns, arrays, names = 0, [self.places, self.ops], ["place", "op"]
         for bit, name in ((_BEFORE, "before"), (_NOT_GIVEN, "not_given"), (_AS_TEXT, "as_text")):
@@ -138,16 +138,16 @@ class Block:
                 columns |= bit
                 arrays.append(array)
                 names.append(name)
-        batch = pa.RecordBatch.from_arrays([*arrays, *self.values.columns], names=[*names, *self.values.schema.names])
-        if not compress or batch.num_rows < 64:
-            payload = batch.serialize()
+        arrays += self.values.columns
+        if packed:
+            kind, payload = CELL_KIND_PACKED, pack(arrays)
         else:
-            payload = _compressed(batch)
+            batch = pa.RecordBatch.from_arrays(arrays, names=[*names, *self.values.schema.names])
+            kind, payload = CELL_KIND_TYPED, [batch.serialize()]
+        size = sum(map(len, payload))
         extents = b"".join([self.streams.tobytes(), self.layouts.tobytes(), self.counts.tobytes()])
-        header = _HEADER.pack(
-            CELL_KIND_TYPED, columns, 0, 0, 0, self.layout.number, len(self.streams), self.rows, payload.size
-        )
-        return [header, extents, bytes(-len(extents) % 8), payload, bytes(-payload.size % 8)]
+        header = _HEADER.pack(kind, columns, 0, 0, 0, self.layout.number, len(self.streams), self.rows, size)
+        return [header, extents, bytes(-len(extents) % 8), *payload, bytes(-size % 8)]
 
     @classmethod
     def decode(
@@ -155,7 +155,7 @@ class Block:
     ) -> tuple[Block, int]:
         """The block at `position` and the position behind it."""
         kind, columns, mac, nonce, key, layout_number, count, rows, size = _HEADER.unpack_from(data, position)
-        if kind != CELL_KIND_TYPED or mac or nonce or key:
+        if kind not in (CELL_KIND_TYPED, CELL_KIND_PACKED) or mac or nonce or key:
             raise CorruptLogError(
                 f"a block has cells of kind {kind} with key {key}, which this version does not know", where=where
             )
@@ -173,12 +173,16 @@ class Block:
             fields.append(pa.field("not_given", NOT_GIVEN_TYPE))
         if columns & _AS_TEXT:
             fields.append(pa.field("as_text", AS_TEXT_TYPE))
+        payload = data.slice(position, size)
         schema = pa.schema([*fields, *layout.arrow_schema])
-        batch = pa.ipc.read_record_batch(pa.ipc.read_message(data.slice(position, size)), schema)
-        if batch.num_rows != rows:
-            raise CorruptLogError(f"a block announces {rows} rows and holds {batch.num_rows}", where=where)
-        named = {field.name: batch.column(i) for i, field in enumerate(fields)}
-        values = pa.RecordBatch.from_arrays(batch.columns[len(fields) :], schema=layout.arrow_schema)
+        if kind == CELL_KIND_PACKED:
+            columns_read = unpack(payload, schema.types, rows, where)
+        else:
+            columns_read = pa.ipc.read_record_batch(pa.ipc.read_message(payload), schema).columns
+        if len(columns_read[0]) != rows:
+            raise CorruptLogError(f"a block announces {rows} rows and holds {len(columns_read[0])}", where=where)
+        named = {field.name: column for field, column in zip(fields, columns_read, strict=False)}
+        values = pa.RecordBatch.from_arrays(columns_read[len(fields) :], schema=layout.arrow_schema)
         block = cls(
             used,
             streams,
@@ -192,18 +196,6 @@ class Block:
             named.get("as_text"),
         )
         return block, position + size + (-size % 8)
-
-
-def _compressed(batch: pa.RecordBatch) -> pa.Buffer:
-    """The record batch message with zstd buffers, cut out of a stream, since only a stream writer compresses."""
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, batch.schema, options=_SMALL) as writer:
-        writer.write_batch(batch)
-    stream = pa.BufferReader(sink.getvalue())
-    pa.ipc.read_message(stream)
-    start = stream.tell()
-    pa.ipc.read_message(stream)
-    return sink.getvalue().slice(start, stream.tell() - start)
 
 
 def runs(

@@ -2,7 +2,7 @@
 
     file header (72 bytes) · blocks, each beginning at a multiple of 8 · sections · footer · trailer
 
-Blocks are those of `block`, zstd-compressed, at most 65,536 rows, sorted by (stream, offset) over all blocks of a
+Blocks are those of `block`, packed, at most 65,536 rows, sorted by (stream, offset) over all blocks of a
 shape; their places count from the segment's first offset. Every range of bytes has its checksum in the footer, and the
 footer's stands in the trailer, so that nothing is believed unread.
 
@@ -78,7 +78,7 @@ class SegmentWriter:
     def add(self, block: Block) -> None:
         """Write a block whose places count from the segment's first offset."""
         places = block.places.to_numpy().astype(np.int64) + self._first_offset
-        parts = block.encode(compress=True)
+        parts = block.encode(packed=True)
         starts = block.starts()
         self._extents.append(
             pa.RecordBatch.from_arrays(

@@ -11,6 +11,8 @@ import struct
 import uuid
 import zlib
 from dataclasses import dataclass
+from decimal import Decimal
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -116,6 +118,67 @@ def _padded(size: int) -> int:
     return size + -size % 8
 
 
+def _unpacked(payload: bytes, schema: pa.Schema, rows: int) -> list[list[Any]]:
+    """The columns of a packed payload, value by value."""
+    (slots,) = struct.unpack_from("<I", payload)
+    at = 4 + 16 * slots
+    found: dict[tuple[int, int], tuple[int, int, bytes]] = {}
+    for number in range(slots):
+        column, part, form, width, codec, nothing, raw, stored = struct.unpack_from(
+            "<HBBBBHII", payload, 4 + 16 * number
+        )
+        data = payload[at : at + stored]
+        data = pa.Codec("zstd").decompress(data, raw, asbytes=True) if codec == 1 else data
+        assert (nothing, len(data)) == (0, raw)
+        found[column, part] = form, width, data
+        at += stored
+    assert at == len(payload)
+    return [_values(field.type, rows, number, found) for number, field in enumerate(schema)]
+
+
+def _values(
+    kind: pa.DataType, rows: int, column: int, found: dict[tuple[int, int], tuple[int, int, bytes]]
+) -> list[Any]:
+    if kind == pa.null():
+        return [None] * rows
+    if pa.types.is_nested(kind):
+        message = pa.ipc.read_message(found[column, 4][2])
+        return list(pa.ipc.read_record_batch(message, pa.schema([("", kind)])).column(0).to_pylist())
+    bits = found[column, 0][2] if (column, 0) in found else b"\xff" * (rows // 8 + 1)
+    present = [bits[row // 8] >> row % 8 & 1 for row in range(rows)]
+    values: list[Any]
+    if kind in (pa.string(), pa.binary()):
+        lengths = _integers(*found[column, 2], rows, 4)
+        data = found[column, 3][2] if (column, 3) in found else b""
+        ends = list(accumulate(lengths, initial=0))
+        values = [data[start:end] for start, end in pairwise(ends)]
+        values = [cell.decode() for cell in values] if kind == pa.string() else values
+    elif kind == pa.bool_():
+        values = [bool(found[column, 1][2][row // 8] >> row % 8 & 1) for row in range(rows)]
+    elif pa.types.is_decimal128(kind) and kind.precision <= 18:
+        numbers = _integers(*found[column, 1], rows, 8)
+        values = [Decimal(number).scaleb(-kind.scale) for number in numbers]
+    else:
+        width = kind.bit_width // 8
+        numbers = _integers(*found[column, 1], rows, width)
+        octets = b"".join((number % (1 << 8 * width)).to_bytes(width, "little") for number in numbers)
+        values = pa.Array.from_buffers(kind, rows, [None, pa.py_buffer(octets)]).to_pylist()
+    return [value if there else None for value, there in zip(values, present, strict=True)]
+
+
+def _integers(form: int, planes: int, data: bytes, rows: int, width: int) -> list[int]:
+    if form == 0:
+        return [int.from_bytes(data[width * row : width * (row + 1)], "little", signed=True) for row in range(rows)]
+    numbers = [sum(data[plane * rows + row] << 8 * plane for plane in range(planes)) for row in range(rows)]
+    if form == 1:
+        return numbers
+    numbers = [number >> 1 ^ -(number & 1) for number in numbers]
+    if form == 3:
+        half = 1 << 8 * width - 1
+        numbers = [(number + half) % (2 * half) - half for number in accumulate(numbers)]
+    return numbers
+
+
 class Parsed:
     """What a folder holds, as (offset, stream name, op or kind, values)."""
 
@@ -140,18 +203,23 @@ class Parsed:
     def block(self, data: bytes, first_offset: int) -> int:
         """Takes the rows of the block that `data` begins with; its length."""
         cells, present, mac, nonce, key, layout, extents, count, size = struct.unpack_from("<BBBBIIIQQ", data)
-        assert (cells, mac, nonce, key) == (0, 0, 0, 0)
+        assert (mac, nonce, key) == (0, 0, 0)
         ids = struct.unpack_from(f"<{extents}q", data, 32)
         layouts = struct.unpack_from(f"<{extents}I", data, 32 + 8 * extents)
         counts = struct.unpack_from(f"<{extents}I", data, 32 + 12 * extents)
         assert sum(counts) == count
         payload = data[32 + 16 * extents : 32 + 16 * extents + size]
-        batch = pa.ipc.read_record_batch(pa.ipc.read_message(payload), self._schema(layout, present))
-        plain = batch.to_pylist()
+        schema = self._schema(layout, present)
+        if cells == 0:
+            plain = pa.ipc.read_record_batch(pa.ipc.read_message(payload), schema).to_pylist()
+        else:
+            assert cells == 1
+            columns = _unpacked(payload, schema, count)
+            plain = [dict(zip(schema.names, row, strict=True)) for row in zip(*columns, strict=True)]
         own = {"place", "op", "before", "not_given", "as_text"}
         at, last = 0, (-1, -1)
         for stream, used, length in zip(ids, layouts, counts, strict=True):
-            assert self._schema(used, present) == batch.schema
+            assert self._schema(used, present) == schema
             for row in plain[at : at + length]:
                 assert last < (stream, row["place"])
                 last = (stream, row["place"])
@@ -338,6 +406,7 @@ def test_a_file_of_fragments_holds_the_entries_as_they_were(tmp_path: Path) -> N
 def test_the_page_names_every_number_of_the_format() -> None:
     """Sizes and kinds in the code's own words stand in the page, too."""
     from kadds.log.frame import ENTRY_HEADER_BYTES, FILE_HEADER_BYTES, FORMAT, EntryKind, FileKind
+    from kadds.log.packing import Form, Part
     from kadds.log.segment import EXTENTS, SEGMENT_ROWS_MAX
 
     page = PAGE.read_text(encoding="utf-8")
@@ -349,6 +418,8 @@ def test_the_page_names_every_number_of_the_format() -> None:
         assert re.search(rf"\b{kind.value} {kind.name}\b", page)
     for file_kind in FileKind:
         assert re.search(rf"\b{file_kind.value} {file_kind.name.lower()}\b", page)
+    for number in (*Part, *Form):
+        assert f"{number.value} {number.name.lower().replace('_', ' ')}" in page
     for field in EXTENTS:
         assert f"{field.name} {field.type}" in page
     assert len(page.splitlines()) <= 200
