@@ -69,6 +69,8 @@ class Block:
 
     def rows_between(self, start: int, stop: int) -> Block:
         """Rows from `start` up to `stop`, without copying; the extents are cut to them."""
+        if len(self.streams) == 1:
+            return self._rows(start, stop, slice(0, 1), np.array([stop - start], np.uint32))
         starts = self.starts()
         low = int(np.searchsorted(starts, start, "right")) - 1
         high = int(np.searchsorted(starts, stop, "left"))
@@ -79,17 +81,17 @@ class Block:
         def cut(array: pa.Array | None) -> pa.Array | None:
             return None if array is None else array.slice(start, stop - start)
 
-        return replace(
-            self,
-            streams=self.streams[extents],
-            layouts=self.layouts[extents],
-            counts=counts,
-            places=cut(self.places),
-            ops=cut(self.ops),
-            values=self.values.slice(start, stop - start),
-            before=cut(self.before),
-            not_given=cut(self.not_given),
-            as_text=cut(self.as_text),
+        return Block(
+            self.layouts_used,
+            self.streams[extents],
+            self.layouts[extents],
+            counts,
+            self.places.slice(start, stop - start),
+            self.ops.slice(start, stop - start),
+            self.values.slice(start, stop - start),
+            cut(self.before),
+            cut(self.not_given),
+            cut(self.as_text),
         )
 
     def pieces(self, rows_max: int) -> Iterator[Block]:

@@ -31,6 +31,7 @@ _COUNT = struct.Struct("<I")
 _SLOT = struct.Struct("<HBBBBHII")
 _LEVEL = 1
 _AS_IT_IS_BYTES = 48  # a smaller buffer is not worth a frame of zstd
+_PLANES_ADDED = 6
 _SAMPLE = 512  # of so many values it is judged which form is the smaller one
 
 Bytes = npt.NDArray[np.uint8]
@@ -136,7 +137,7 @@ def _parts(column: pa.Array) -> Iterator[tuple[Part, Form, int, Any]]:
         if _is_short_decimal(kind):
             yield Part.VALUES, *_numbers(octets.view(np.int64)[::2])
         elif pa.types.is_floating(kind) or pa.types.is_decimal(kind):
-            yield Part.VALUES, Form.PLANES, width, _planes(octets.reshape(count, width), width)
+            yield Part.VALUES, Form.PLANES, width, np.ascontiguousarray(octets.reshape(count, width).T).reshape(-1)
         elif width == 1:
             yield Part.VALUES, Form.AS_IT_IS, 0, octets
         else:
@@ -155,7 +156,10 @@ def _numbers(values: npt.NDArray[Any]) -> tuple[Form, int, Bytes]:
     step = -(-len(values) // _SAMPLE)
     form, chosen = (Form.DELTA, delta) if _bits_of(delta[::step]) < _bits_of(itself[::step]) else (Form.ZIGZAG, itself)
     width = max(1, -(-int(chosen.max()).bit_length() // 8))
-    return form, width, _planes(chosen.view(np.uint8).reshape(len(chosen), -1), width)
+    planes = np.empty((width, len(chosen)), np.uint8)
+    for place in range(width):
+        np.copyto(planes[place], chosen >> chosen.dtype.type(8 * place), casting="unsafe")
+    return form, width, planes.reshape(-1)
 
 
 def _zigzag(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
@@ -166,10 +170,6 @@ def _zigzag(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
 def _bits_of(values: npt.NDArray[Any]) -> float:
     """How many bits the values have together."""
     return float(np.add.reduce(np.log2(values + 1.0)))
-
-
-def _planes(octets: Bytes, width: int) -> Bytes:
-    return np.ascontiguousarray(octets[:, :width].T).reshape(-1)
 
 
 def _bits(bitmap: pa.Buffer, offset: int, count: int) -> Bytes:
@@ -215,18 +215,33 @@ def _column(kind: pa.DataType, rows: int, parts: dict[int, tuple[_Slot, pa.Buffe
     return pa.Array.from_buffers(kind, rows, [validity, values], nulls)
 
 
+def _widened(planes: npt.NDArray[np.uint8], width: int) -> Bytes:
+    values = np.zeros((planes.shape[1], width), np.uint8)
+    values[:, : len(planes)] = planes.T
+    return values.reshape(-1)
+
+
+def _joined(planes: npt.NDArray[np.uint8], kind: np.dtype[Any]) -> npt.NDArray[Any]:
+    """The numbers whose bytes the planes are; adding up a few planes is faster than turning them."""
+    if len(planes) > _PLANES_ADDED:
+        return _widened(planes, kind.itemsize).view(kind)
+    numbers: npt.NDArray[Any] = planes[0].astype(kind)
+    for place in range(1, len(planes)):
+        numbers |= planes[place].astype(kind) << kind.type(8 * place)
+    return numbers
+
+
 def _restored(slot: _Slot, data: pa.Buffer, rows: int, width: int) -> Bytes:
     """The bytes of `rows` values of `width` bytes, as they lay in memory."""
     octets = np.frombuffer(data, np.uint8)
     if slot.form == Form.AS_IT_IS:
         return octets[: rows * width]
-    if slot.form not in (Form.PLANES, Form.ZIGZAG, Form.DELTA) or slot.width > width:
+    if slot.form not in (Form.PLANES, Form.ZIGZAG, Form.DELTA) or not 0 < slot.width <= width:
         raise ValueError(f"this version does not know the form of {slot}")
-    values = np.zeros((rows, width), np.uint8)
-    values[:, : slot.width] = octets.reshape(slot.width, rows).T
+    planes = octets.reshape(slot.width, rows)
     if slot.form == Form.PLANES:
-        return values.reshape(-1)
-    zigzag = values.view(f"u{width}").reshape(rows)
+        return _widened(planes, width)
+    zigzag = _joined(planes, np.dtype(f"u{width}"))
     numbers = (zigzag >> 1).view(f"i{width}") ^ -(zigzag & 1).view(f"i{width}")
     if slot.form == Form.DELTA:
         numbers = np.cumsum(numbers, dtype=numbers.dtype)

@@ -27,6 +27,7 @@ from kadds.log.index import Index
 from kadds.log.segment import Segment
 from kadds.log.slice import LOGGED_TRANSACTIONS, LoggedBlock, LoggedControl, Slice
 from kadds.log.tail import Place, Tail
+from kadds.log.windows import split, window_ends
 
 Ids = npt.NDArray[np.int64]
 _COMMITS_AT_ONCE = 512
@@ -229,27 +230,29 @@ class Reader:
             blocks = self._one_stream(segment, first, end, int(wanted[0]))
         else:
             blocks = self._many_streams(segment, first, end, wanted)
-        all_offsets = [logged.offsets for logged in blocks]
-        offsets = np.sort(np.concatenate(all_offsets)) if all_offsets else np.zeros(0, np.int64)
+        if first > segment.first_offset or end < segment.end_offset:
+            blocks = [picked for logged in blocks if (picked := pick(logged, None, (first, end))) is not None]
         controls = [
             self._control(*plain)
             for plain in segment.controls
             if first <= plain[0] < end and (wanted is None or _contains(wanted, plain[1]))
         ]
         starts = segment.transactions.column("first_offset").to_numpy()
+        ends = window_ends(blocks, starts, first, end, rows_max)
+        windows: list[dict[Any, list[LoggedBlock]]] = [{} for _ in ends]
+        for logged in blocks:
+            for number, piece in split(logged, np.array(ends)):
+                windows[number].setdefault(piece.block.layout.shape, []).append(piece)
+        del blocks
         at = first
-        while at < end:
-            stop = _window_end(offsets, starts, at, end, rows_max)
+        for stop, by_shape in zip(ends, windows, strict=True):
             inside = [control for control in controls if at <= control.offset < stop]
-            window = [picked for logged in blocks if (picked := pick(logged, None, (at, stop))) is not None]
             low = max(0, int(np.searchsorted(starts, at, "right")) - 1)
             high = int(np.searchsorted(starts, stop, "left"))
             facts = [segment.transactions.slice(low, high - low)]
-            by_shape: dict[Any, list[LoggedBlock]] = {}
-            for logged in window:
-                by_shape.setdefault(logged.block.layout.shape, []).append(logged)
             whole = stop >= segment.end_offset or bool(high < len(starts) and starts[high] == stop)
             yield self._slice(at, stop, facts, [joined(group) for group in by_shape.values()], inside, whole)
+            by_shape.clear()  # what has been read need not stay in memory
             at = stop
 
     def _one_stream(self, segment: Segment, first: int, end: int, stream: int) -> list[LoggedBlock]:
@@ -348,16 +351,3 @@ def joined(group: Sequence[LoggedBlock]) -> LoggedBlock:
         order = np.argsort(offsets, kind="stable") if ids is None else np.lexsort((offsets, ids))
         return LoggedBlock(block.take(order), offsets[order])
     return LoggedBlock(block.merged_extents(), offsets)
-
-
-def _window_end(offsets: Ids, starts: Ids, first: int, end: int, rows_max: int) -> int:
-    """Where a slice that begins at `first` ends: behind about `rows_max` rows, at the end of a transaction."""
-    at = int(np.searchsorted(offsets, first))
-    if at + rows_max >= len(offsets):
-        return end
-    target = int(offsets[at + rows_max])
-    start = int(np.searchsorted(starts, target, "right")) - 1
-    boundary = int(starts[start]) if start >= 0 else first
-    if boundary > first:
-        return min(boundary, end)
-    return min(target, end)  # one transaction larger than the limit is cut
