@@ -16,6 +16,7 @@ import pyarrow as pa
 from kadds.api.errors import ConfigurationError, RefusedError
 from kadds.api.position import Cursor
 from kadds.log.log import Log
+from kadds.log.reader import pick
 from kadds.log.slice import LoggedControl, Slice, StreamChanges
 from kadds.log.socket import Part
 from kadds.log.stream import Stream, qualified_name
@@ -96,6 +97,7 @@ def _read(log: Log, start: Cursor, ids: list[int] | None, limit: int | None) -> 
         found = next(iter(log.read(reached, streams=ids, max_rows=rows_max)), None)
         if found is None:
             break
+        found = _shown(found)
         if left is not None and found.rows + len(found.controls) > left:
             found = _shortened(log, reached, found, ids, left)
         if left is not None:
@@ -110,7 +112,16 @@ def _shortened(log: Log, start: Cursor, found: Slice, ids: list[int] | None, lim
     offsets = [changes.offsets.to_numpy() for changes in found.changes]
     offsets.append(np.array([control.offset for control in found.controls], np.int64))
     end = int(np.sort(np.concatenate(offsets))[limit - 1]) + 1
-    return next(iter(log.read(start, streams=ids, until=replace(found.cursor, offsets={0: end}))))
+    return _shown(next(iter(log.read(start, streams=ids, until=replace(found.cursor, offsets={0: end})))))
+
+
+def _shown(found: Slice) -> Slice:
+    """Without control state, which Kadds keeps for itself in the same log."""
+    blocks = []
+    for logged in found.blocks:
+        ids = [number for number in logged.block.streams.tolist() if not found.stream_of(number).is_system]
+        blocks.append(pick(logged, np.unique(np.array(ids, np.int64)), None))
+    return replace(found, blocks=tuple(block for block in blocks if block is not None))
 
 
 def tail(app: App, *, stream: Sequence[str] = (), after: str | None = None) -> Iterator[Part | None]:
@@ -133,8 +144,9 @@ def _tail(app: App, start: Cursor, names: list[str]) -> Iterator[Part | None]:
     while not app.closing.is_set():
         for found in log.read(reached, streams=ids, max_rows=ROWS_AT_ONCE):
             reached = found.cursor
-            if found.rows or found.controls:
-                yield from _parts(found)
+            shown = _shown(found)
+            if shown.rows or shown.controls:
+                yield from _parts(shown)
         yield None
         log.wait(reached.offset(), LOOK_SECONDS)
 

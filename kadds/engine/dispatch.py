@@ -14,7 +14,7 @@ import structlog
 from kadds.api.errors import KaddsError
 from kadds.engine.deliver import SubscriptionRunner
 from kadds.log.log import Log
-from kadds.log.stream import SYSTEM, Stream, qualified_name
+from kadds.log.stream import Stream, qualified_name
 
 _LOOK_UP_SECONDS = 0.2  # how long the log may keep the thread from seeing that it is to stop
 
@@ -120,7 +120,7 @@ class Dispatcher:
         return ids
 
     def _matched(self, stream: Stream) -> tuple[SubscriptionRunner, ...]:
-        if stream.source.endswith(f"/{SYSTEM}") or stream.name.endswith("/"):
+        if stream.is_system or stream.name.endswith("/"):
             return ()
         name = qualified_name(stream.name)
         wanting = tuple(runner for runner in self._runners if runner.wants(stream, name))

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from kadds.api.errors import CorruptLogError
 from kadds.api.schema import Table, TableSet
 from kadds.log.layout import Layout, Layouts
-from kadds.log.stream import SYSTEM, Stream, stream_name
+from kadds.log.stream import Stream, stream_name
 
 _KNOWN_MAX = 100_000
 
@@ -193,7 +193,7 @@ class Dictionary:
                 for stream in self._by_id.values()
                 if stream.id not in self._undefined_streams
                 and (
-                    stream.name.split("/", 2)[1] != SYSTEM
+                    not stream.is_system
                     if prefix is None
                     else stream.name.startswith(prefix) and "/" not in stream.name[len(prefix) :]
                 )

@@ -52,6 +52,11 @@ class Stream:
         return self.name.rsplit("/", 1)[0]
 
     @property
+    def is_system(self) -> bool:
+        """Whether it holds control state of Kadds itself."""
+        return self.source.endswith(f"/{SYSTEM}")
+
+    @property
     def tenant(self) -> str:
         """The tenant that owns the source."""
         return self.name.split("/", 1)[0]

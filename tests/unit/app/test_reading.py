@@ -28,12 +28,14 @@ def batch(table: Table, first: int, end: int, ordinal: int = 0) -> ChangeBatch:
 
 @pytest.fixture
 def app(tmp_path: Path) -> Iterator[App]:
-    """A log with three transactions over two tables, the second of them large and cut into pieces."""
+    """Three transactions over two tables, the second of them large and cut into pieces, and control state."""
     with Log.open(tmp_path / "log") as log:
+        log.state.put("default", "runs", "a", {"x": 1})
         producer = log.producer("default/shop", "stream")
         mixed = [batch(ORDERS, 0, 3, 0), batch(PEOPLE, 0, 2, 3)]
         first = Transactions.one(b"\1", mixed, [Control(ControlKind.PROGRESS, 5)], token="A", xid="7")
         producer.append(first, b"").result()
+        log.state.put("default", "runs", "b", {"x": 2})
         opened = producer.begin("8")
         opened.add([batch(ORDERS, 3, 9000)])
         opened.add([batch(PEOPLE, 2, 4000)])
@@ -54,7 +56,7 @@ def test_everything_is_read_in_the_order_of_the_log(app: App) -> None:
     found, cursor = read(app)
     offsets = [line.offset for line in found]
     assert offsets == sorted(set(offsets))
-    assert len([line for line in found if line.plain["type"] == "change"]) == 9000 + 4003
+    assert len([line for line in found if line.plain["type"] == "change"]) == 9000 + 4003, "and no control state"
     assert cursor == str(app.log.end())
     first, control = found[0].plain, found[5].plain
     assert first["stream"] == "default/shop/public.orders"
