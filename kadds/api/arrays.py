@@ -7,7 +7,6 @@ thread that is busy costs a hundred times what the call does. These go by buffer
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
 from itertools import accumulate
 from typing import Any
 
@@ -59,18 +58,28 @@ def byte_count(batch: pa.RecordBatch) -> int:
 
 
 def _bytes_in(array: pa.Array) -> int:
-    width = _bit_width(array.type)
+    number = array.type.id
+    width = _BIT_WIDTHS.get(number)
     if width is not None:
         return len(array) * width // 8 + 1
-    if array.type in (pa.string(), pa.binary()) and len(array):
+    if number in _VARIABLE and len(array):
         offsets = offsets_of(array)
         return int(offsets[-1] - offsets[0]) + 4 * len(array)
     return int(array.nbytes)
 
 
-@lru_cache(maxsize=1024)
-def _bit_width(kind: pa.DataType) -> int | None:
-    try:
-        return int(kind.bit_width)
-    except ValueError:
-        return None
+_VARIABLE = frozenset((pa.string().id, pa.binary().id))
+_BIT_WIDTHS: dict[int, int] = {
+    kind.id: kind.bit_width
+    for kind in (
+        pa.bool_(),
+        *(pa.type_for_alias(f"{sign}int{bits}") for sign in ("", "u") for bits in (8, 16, 32, 64)),
+        pa.float32(),
+        pa.float64(),
+        pa.date32(),
+        pa.time64("us"),
+        pa.timestamp("us"),
+        pa.decimal128(1),
+        pa.decimal256(1),
+    )
+}

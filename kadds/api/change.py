@@ -116,10 +116,10 @@ class ChangeBatch:
         if self.table_numbers is None and len(self.tables.tables) != 1:
             raise UnknownInputError(f"rows of {len(self.tables.tables)} tables need table_numbers")
         expected = self.tables.tables[0].arrow_schema
-        if self.values.schema.names != expected.names or self.values.schema.types != expected.types:
+        schema = self.values.schema
+        if not schema.equals(expected) and (schema.names != expected.names or schema.types != expected.types):
             raise UnknownInputError(
-                f"rows of {self._where()} have columns {self.values.schema.to_string()} where the table has "
-                f"{expected.to_string()}"
+                f"rows of {self._where()} have columns {schema.to_string()} where the table has {expected.to_string()}"
             )
 
     def _where(self) -> str:

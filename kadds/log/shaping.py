@@ -52,19 +52,25 @@ def pieces(
     """
     size = sum(batch.nbytes for batch in changes)
     step = max(1, int((stop - start) * (ENTRY_BYTES_MAX // 2) / max(size, 1)))
+    spans = [(batch.ordinals[0].as_py(), batch.ordinals[-1].as_py()) for batch in changes if len(batch)]
+    changes = [batch for batch in changes if len(batch)]
     low = start
     while low < stop:
         high = min(low + step, stop)
         if ends is not None and (at := int(np.searchsorted(ends, high, "right"))) and ends[at - 1] > low:
             high = int(ends[at - 1])
-        part = [piece for batch in changes if len(piece := _between(batch, low, high))]
+        part = [
+            piece
+            for batch, (first, last) in zip(changes, spans, strict=True)
+            if first < high and last >= low and len(piece := _between(batch, low, high))
+        ]
         yield Piece(part, [control for control in controls if low <= control.ordinal < high], high - low)
         low = high
 
 
 def _between(batch: ChangeBatch, low: int, high: int) -> ChangeBatch:
-    start, stop = np.searchsorted(batch.ordinals.to_numpy(), [low, high])
-    return batch.slice(int(start), int(stop))
+    start, stop = np.searchsorted(batch.ordinals.to_numpy(), [low, high]).tolist()
+    return batch if stop - start == len(batch) else batch.slice(start, stop)
 
 
 def check_ordinals(changes: Sequence[ChangeBatch], controls: Sequence[Control], rows: int) -> None:
