@@ -149,8 +149,8 @@ class Run:
         """Go on with a copy of the folder as it is now, and forget the process."""
         old = self.folder / str(self.openings)
         self.openings += 1
-        with self.log._sealer._busy:  # so that the copy is of one moment
-            shutil.copytree(old, self.folder / str(self.openings))
+        with self.log._sealer._busy:  # nothing is removed meanwhile
+            _copy_of_one_moment(old, self.folder / str(self.openings))
         self.log.close()
         shutil.rmtree(old)
         self.log = self.open()
@@ -175,6 +175,22 @@ class Run:
             assert (now.sequence, now.state) == resume
         kept = {key: value for key, value in self.state.items() if value is not None}
         assert self.log.state.items("default", "things") == kept
+
+
+def _copy_of_one_moment(folder: Path, copy: Path) -> None:
+    """A folder to whose last journal file, and to new ones behind it, somebody may be appending.
+
+    A listing that is made while files are created may have a later one and lack an earlier one.
+    """
+    listed: list[Path] = []
+    while listed != (again := sorted(folder.rglob("*"))):
+        listed = again
+    for path in (folder, *listed):
+        target = copy / path.relative_to(folder)
+        if path.is_dir():
+            target.mkdir()
+        else:
+            shutil.copy2(path, target)
 
 
 @pytest.mark.parametrize("seed", range(6 * ROUNDS))
