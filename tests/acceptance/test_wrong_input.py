@@ -378,11 +378,10 @@ def test_a_disk_without_a_free_byte_loses_nothing(tmp_path: Path) -> None:
 
 def fill(ballast: Path, disk: Path, *, left_bytes: int) -> None:
     """Take the disk's room but for `left_bytes`."""
-    with ballast.open("wb") as file:
+    with ballast.open("wb", buffering=0) as file:  # what does not fit must not be tried again when it is closed
         while (free := shutil.disk_usage(disk).free - left_bytes) > 0:
             try:
                 file.write(b"\0" * min(free, 1 << 20))
-                file.flush()
             except OSError:
                 return
 
